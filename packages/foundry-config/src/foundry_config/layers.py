@@ -1,0 +1,196 @@
+"""Collect what a config is made of, each layer over the one before.
+
+included files  <  the file itself  <  FOUNDRY__SECTION__FIELD in the environment  <  --set section.field=value
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from foundry_config.json_reader import read_json
+from foundry_config.lookup import did_you_mean
+from foundry_config.origins import Node, Place, Source, merge, moved
+from foundry_config.problems import Problem
+from foundry_config.toml_reader import read_toml
+from foundry_config.tree_builder import MAX_BYTES, MAX_DEPTH
+from foundry_config.yaml_reader import read_yaml
+
+ENVIRONMENT_PREFIX = "FOUNDRY__"
+MAX_INCLUDES = 50
+MAX_SHOWN = 200  # characters of an override in a message
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
+SUFFIXES = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
+
+
+def read_text(text: str, *, format: str, source_name: str, problems: list[Problem]) -> Node | None:  # noqa: A002
+    """Return the tree of a text in one of `READERS`; None where it is no mapping or cannot be read."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    source = Source(source_name, tuple(text.split("\n")))
+    if found := CONTROL.search(text):
+        line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
+        problems.append(
+            Problem(Place(source, line, column), "", f"the character {found[0]!r} cannot stand in a config")
+        )
+        return None
+    before = len(problems)
+    root = READERS[format](text, source, problems)
+    if root is not None and root.fields is not None:
+        return root
+    if root is not None and root.value is not None:
+        problems.append(Problem(root.place, "", "a config is a mapping of sections (`data:`, `model:`, ...) to fields"))
+    elif len(problems) == before:
+        problems.append(Problem(Place(source, 1, 1), "", "the config is empty"))
+    return None
+
+
+def read_files(path: Path, problems: list[Problem]) -> Node | None:
+    """Return the tree of the file at `path`, laid over everything that it includes."""
+    return _Files(problems).read(path, Place(Source(str(path))), ())
+
+
+def read_environment(environ: Mapping[str, str], problems: list[Problem]) -> Node | None:
+    """Return the tree that the variables FOUNDRY__SECTION__FIELD make, or None when there are none."""
+    root: Node | None = None
+    for name in sorted(environ):
+        if not name.upper().startswith(ENVIRONMENT_PREFIX):
+            continue
+        keys = [key.lower() for key in name[len(ENVIRONMENT_PREFIX) :].split("__")]
+        root = _lay(root, keys, environ[name], Source(f"environment variable {name}"), problems)
+    return root
+
+
+def read_overrides(overrides: Sequence[str], problems: list[Problem]) -> Node | None:
+    """Return the tree that overrides of the form `section.field=value` make, later ones over earlier ones."""
+    root: Node | None = None
+    for override in overrides:
+        target, equals, value = override.partition("=")
+        source = Source(f"--set {override if len(override) <= MAX_SHOWN else override[:MAX_SHOWN] + '...'}")
+        if not equals or not target.strip():
+            problems.append(Problem(Place(source), "", "write an override as section.field=value"))
+            continue
+        root = _lay(root, [key.strip() for key in target.split(".")], value, source, problems)
+    return root
+
+
+def _lay(root: Node | None, keys: list[str], text: str, source: Source, problems: list[Problem]) -> Node | None:
+    """Return `root` with the value written in `text` at the path `keys`."""
+    place = Place(source)
+    if len(keys) > MAX_DEPTH:
+        problems.append(Problem(place, "", f"names more than {MAX_DEPTH} levels"))
+        return root
+    found: list[Problem] = []
+    value = read_value(text, source, found)
+    problems.extend(Problem(place, ".".join(keys), problem.message) for problem in found)
+    if value is None:
+        return root
+    for key in reversed(keys):
+        value = Node({key: value}, place, place)
+        inner: dict[str, Node] = value.value
+        inner[key].key = place
+    return value if root is None else merge(root, value)
+
+
+def read_value(text: str, source: Source, problems: list[Problem]) -> Node | None:
+    """Return the tree of one value in YAML, all of it at `source` as a whole; an empty text is null."""
+    if CONTROL.search(text) or len(text) > MAX_BYTES:
+        problems.append(Problem(Place(source), "", "control characters or too long"))
+        return None
+    node = read_yaml(text, source, problems)
+    if node is None and not problems:
+        return Node(None, Place(source))
+    return None if node is None else moved(node, Place(source))
+
+
+class _Files:
+    """Reads a file and what it includes, and refuses a file that includes itself by any way."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self._problems = problems
+        self._count = 0
+
+    def read(self, path: Path, asked_by: Place, chain: tuple[Path, ...]) -> Node | None:
+        text = self._text(path, asked_by, chain)
+        if text is None:
+            return None
+        format_name = SUFFIXES.get(path.suffix.lower(), "yaml")
+        root = read_text(text, format=format_name, source_name=str(path), problems=self._problems)
+        if root is None:
+            return None
+        fields: dict[str, Node] = dict(root.value)
+        includes = fields.pop("include", None)
+        merged: Node | None = None
+        for name, place in self._names(includes):
+            base = self.read(path.parent / name, place, (*chain, path.resolve()))
+            if base is not None:
+                merged = base if merged is None else merge(merged, base)
+        top = Node(fields, root.place)
+        return top if merged is None else merge(merged, top)
+
+    def _names(self, includes: Node | None) -> list[tuple[str, Place]]:
+        if includes is None:
+            return []
+        nodes = [includes] if includes.items is None else includes.items
+        names: list[tuple[str, Place]] = []
+        for node in nodes:
+            if isinstance(node.value, str) and node.value:
+                names.append((node.value, node.place))
+            else:
+                self._problem(node.place, "include", "name a file, or a list of files, relative to this one")
+        return names
+
+    def _text(self, path: Path, asked_by: Place, chain: tuple[Path, ...]) -> str | None:
+        field = "include" if chain else ""
+        self._count += 1
+        if self._count > MAX_INCLUDES:
+            self._problem(asked_by, field, f"more than {MAX_INCLUDES} files are included")
+            return None
+        try:
+            if path.resolve() in chain:
+                way = " -> ".join(str(step) for step in (*chain, path.resolve()))
+                self._problem(asked_by, field, f"files include each other in a circle: {way}")
+                return None
+            if not path.is_file():
+                self._problem(asked_by, field, _missing(path))
+                return None
+            with path.open("rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError, RuntimeError) as error:
+            self._problem(asked_by, field, f"cannot read {str(path)!r}: {error}")
+            return None
+        return self._decoded(raw, path)
+
+    def _decoded(self, raw: bytes, path: Path) -> str | None:
+        source = Source(str(path))
+        if len(raw) > MAX_BYTES:
+            self._problem(Place(source), "", f"larger than {MAX_BYTES // 1024} KiB; is this a config?")
+            return None
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            before = raw[: error.start]
+            line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+            message = f"not UTF-8 text: byte 0x{raw[error.start]:02x}; save the file as UTF-8"
+            self._problem(Place(source, line, column), "", message)
+            return None
+
+    def _problem(self, place: Place, field: str, message: str) -> None:
+        self._problems.append(Problem(place, field, message))
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        return f"{str(path)!r} is a directory, not a config file"
+    if path.exists():
+        return f"{str(path)!r} is not a regular file"
+    try:
+        siblings = [file.name for file in path.parent.iterdir() if file.suffix.lower() in SUFFIXES]
+    except OSError:
+        siblings = []
+    return f"there is no file {str(path)!r}.{did_you_mean(path.name, siblings)}"
+
+
+READERS: dict[str, Callable[[str, Source, list[Problem]], Node | None]] = {
+    "yaml": read_yaml,
+    "toml": read_toml,
+    "json": read_json,
+}

@@ -1,0 +1,54 @@
+"""Find a named choice: in a table, or anywhere as `"package.module:function"`.
+
+pick("adamv", {"adamw": adamw, "sgd": sgd}, kind="optimizer")
+-> ConfigError: unknown optimizer 'adamv'. Did you mean 'adamw'? Known: adamw, sgd
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from foundry_config.errors import ConfigError
+
+Choice = TypeVar("Choice")
+
+
+def pick(name: str, table: Mapping[str, Choice], *, kind: str) -> Choice | Any:
+    """Return the entry of `table` called `name`, or import it if it is written `"module:attribute"`.
+
+    Raises:
+        ConfigError: Neither a known name nor something that can be imported.
+    """
+    if name in table:
+        return table[name]
+    if ":" in name:
+        return import_attribute(name, kind=kind)
+    raise ConfigError(f"unknown {kind} {name!r}.{did_you_mean(name, table)} Known: {', '.join(table)}")
+
+
+def import_attribute(reference: str, *, kind: str) -> Any:
+    """Import `"package.module:attribute"`.
+
+    Raises:
+        ConfigError: The module or the attribute does not exist, or the module fails to import.
+    """
+    module_name, _, attribute = reference.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may raise anything while it is imported
+        raise ConfigError(f"{kind} {reference!r}: cannot import module {module_name!r}: {error}") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        known = [name for name in vars(module) if not name.startswith("_")]
+        raise ConfigError(
+            f"{kind} {reference!r}: module {module_name!r} has no {attribute!r}.{did_you_mean(attribute, known)}"
+        ) from None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` with the closest of `known`, or an empty string."""
+    choices = {choice.lower(): choice for choice in known}
+    close = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.6)
+    return f" Did you mean {choices[close[0]]!r}?" if close else ""
