@@ -1,0 +1,84 @@
+"""Remember the SHA-256 of corpus files, so that preparing again does not read gigabytes to find that nothing changed.
+
+    prepared/digests.json     {"corpus/a.txt": {"size": 812, "modified_ns": ..., "inode": ..., "sha256": "9f86..."}}
+
+An entry counts only while size, modification time and inode of the file are the same, and only if the file was already
+at rest for two seconds when it was hashed: a change right after hashing could leave no trace in its times.
+"""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from foundry_data import fs
+from foundry_data.fingerprint import source_fingerprint
+from foundry_data.sources import SourceFile
+
+AT_REST_NS = 2_000_000_000
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    size: int
+    modified_ns: int
+    inode: int
+    sha256: str
+
+    def fits(self, file: SourceFile) -> bool:
+        return (self.size, self.modified_ns, self.inode) == (file.size, file.modified_ns, file.inode)
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """A file whose digest need not be computed."""
+
+    suffix: str
+    sha256: str
+
+    def digest(self) -> str:
+        return self.sha256
+
+
+class DigestCache:
+    """Digests of files, kept in one JSON file; without a path nothing is kept."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def fingerprint(self, files: Sequence[SourceFile]) -> str:
+        """Return `source_fingerprint(files)`, reading only the files that are new or changed.
+
+        Raises:
+            DataError: A file cannot be read or changes while it is read.
+        """
+        entries = self._read()
+        known = [self._known(file, entries.get(file.path)) for file in files]
+        result = source_fingerprint(known)
+        # `SourceFile.digest` is computed once per process, so that asking again costs nothing.
+        fresh = {file.path: self._entry(file) for file, now in zip(files, known, strict=True) if now is file}
+        self._write(entries | {path: entry for path, entry in fresh.items() if entry is not None})
+        return result
+
+    def _known(self, file: SourceFile, entry: _Entry | None) -> SourceFile | _Known:
+        return _Known(file.suffix, entry.sha256) if entry is not None and entry.fits(file) else file
+
+    def _entry(self, file: SourceFile) -> _Entry | None:
+        if not file.inode or time.time_ns() - file.modified_ns < AT_REST_NS:
+            return None
+        return _Entry(file.size, file.modified_ns, file.inode, file.digest())
+
+    def _read(self) -> dict[str, _Entry]:
+        if self._path is None or not self._path.is_file():
+            return {}
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Entry])
+        except (OSError, msgspec.DecodeError):
+            return {}  # a cache that cannot be read is no cache
+
+    def _write(self, entries: dict[str, _Entry]) -> None:
+        if self._path is None or entries == self._read():
+            return
+        with contextlib.suppress(OSError):  # read-only or full: the files are hashed again next time
+            fs.make_directories(self._path.parent)
+            fs.write_atomic(self._path, msgspec.json.encode(entries))

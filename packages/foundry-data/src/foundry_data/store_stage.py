@@ -1,0 +1,102 @@
+"""The stages `train-<fingerprint>/` and `test-<fingerprint>/`: a split as a token store, whole or made in parts."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from foundry_config.errors import DataError
+from foundry_data.fingerprint import fingerprint
+from foundry_data.splits import VERSION, Split, stage_folder
+from foundry_data.store import ChunkStore
+from foundry_data.store_build import Part, build_store, merge_stores
+from foundry_data.store_format import MANIFEST
+from foundry_data.text_stage import Progress
+from foundry_data.tokenizer import Tokenizer
+
+
+class StoreStage(NamedTuple):
+    """How documents become a token store."""
+
+    add_bos: bool
+    add_eos: bool
+    shard_tokens: int
+    num_threads: int
+
+
+class SplitStore(NamedTuple):
+    """A token store to be made out of a split, or found."""
+
+    name: str
+    """`train` or `test`."""
+    split: Split
+    tokenizer: Tokenizer
+    prepared: Path
+    stage: StoreStage
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of all that decides the tokens; how they are cut into files is not part of it."""
+        return fingerprint(
+            [VERSION, self.split.fingerprint, self.tokenizer.fingerprint, self.stage.add_bos, self.stage.add_eos]
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where the whole store goes."""
+        return stage_folder(self.prepared, self.name, self.identity)
+
+    def part_folder(self, part: Part) -> Path:
+        """Return where one part goes."""
+        return self.folder.with_name(f"{self.folder.name}.part-{part.number}-of-{part.of}")
+
+
+def make_store(wanted: SplitStore, progress: Progress, *, part: Part | None = None, force: bool = False) -> ChunkStore:
+    """Tokenize a split into its store, or open the one that is there.
+
+    Raises:
+        DataError: The store that is there is damaged, or the documents cannot be read.
+        StorageError: The disk is full or cannot be written.
+    """
+    folder = wanted.folder if part is None else wanted.part_folder(part)
+    if (folder / MANIFEST).is_file() and not force:
+        return ChunkStore.open(folder)
+    stage = wanted.stage
+    expected = wanted.split.expected_bytes()
+    if expected is not None and part is not None:
+        expected //= part.of
+    return build_store(
+        wanted.split.documents(),
+        wanted.tokenizer,
+        folder,
+        add_bos=stage.add_bos,
+        add_eos=stage.add_eos,
+        shard_tokens=stage.shard_tokens,
+        num_threads=stage.num_threads,
+        source=wanted.split.fingerprint,
+        part=part,
+        replace=force,
+        progress=lambda done: progress(f"tokenizing {wanted.name}", done, expected),
+    )
+
+
+def join_parts(wanted: SplitStore, progress: Progress) -> ChunkStore:
+    """Join the parts of a split that several machines made; they are left where they are.
+
+    Raises:
+        DataError: There is no part, or one is missing, damaged or from a split into another number of parts.
+        StorageError: The disk is full or cannot be written.
+    """
+    folder = wanted.folder
+    if (folder / MANIFEST).is_file():
+        return ChunkStore.open(folder)
+    parts = [
+        path for path in folder.parent.glob(f"{folder.name}.part-*-of-*") if re.search(r"part-\d+-of-\d+$", path.name)
+    ]
+    if not parts:
+        raise DataError(f"there are no parts of {folder} to join; make them with `foundry preprocess --shard 1/N`")
+    return merge_stores(
+        parts,
+        folder,
+        shard_tokens=wanted.stage.shard_tokens,
+        progress=lambda done: progress("merging", done, None),
+    )

@@ -1,0 +1,114 @@
+"""The stage `text-<fingerprint>/`: training documents after `dataset_manipulation`, with the receipts of its steps.
+
+Only experiments with steps have it. The held-out split is never ablated, so that every ablation is measured on the same
+text.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from foundry_config.errors import DataError
+from foundry_data import fs
+from foundry_data.documents import Document, ReadSettings
+from foundry_data.fingerprint import fingerprint
+from foundry_data.readers import DocumentStream
+from foundry_data.splits import Corpus, Split, stage_folder
+from foundry_data.stages import building_lock, publish, start_building, storage_errors
+from foundry_data.transform_runner import run_manipulation
+from foundry_data.transforms import StepSpec, manipulation_fingerprint
+
+Progress = Callable[[str, int, int | None], None]
+"""Told (stage, bytes of text done, bytes in all if known)."""
+
+TEXT_FILE = "documents.jsonl"
+RECEIPTS = "receipts"
+BLOCK_BYTES = 2**20
+
+
+class Ablation(NamedTuple):
+    """The steps of `dataset_manipulation` and what they need."""
+
+    steps: Sequence[StepSpec]
+    seed: int
+    num_workers: int
+    base_dir: Path
+    replacement: Corpus | None
+
+
+class Ablated(NamedTuple):
+    """Training documents as they go on, and the receipts of what was done to them."""
+
+    split: Split
+    receipts: list[Path]
+
+
+def ablate(split: Split, prepared: Path, ablation: Ablation, progress: Progress, *, force: bool = False) -> Ablated:
+    """Run the steps over the training documents, unless that was done before.
+
+    Raises:
+        ConfigError: A step cannot be used.
+        DataError: A step failed on a document, or no document is left.
+        WorkerError: A worker process was killed.
+        StorageError: The disk is full or cannot be written.
+    """
+    if not ablation.steps:
+        return Ablated(split, [])
+    replacement = ablation.replacement
+    identity = fingerprint(
+        {
+            "documents": split.fingerprint,
+            "steps": manipulation_fingerprint(ablation.steps, seed=ablation.seed, base_dir=ablation.base_dir),
+            "replacement": None if replacement is None else replacement.fingerprint,
+        }
+    )
+    folder = stage_folder(prepared, "text", identity)
+    with building_lock(folder, waiting=lambda: progress("waiting", 0, None)):
+        if force or not folder.is_dir():
+            with storage_errors(folder):
+                _write_text(split, folder, ablation, progress)
+    stream = DocumentStream(folder / TEXT_FILE, ReadSettings(), ())
+    receipts = sorted((folder / RECEIPTS).rglob("*.json"))
+    return Ablated(Split(Corpus(stream), identity), receipts)
+
+
+def _write_text(split: Split, folder: Path, ablation: Ablation, progress: Progress) -> None:
+    building = start_building(folder)
+    replacement = ablation.replacement
+    documents = run_manipulation(
+        _Reread(split),
+        ablation.steps,
+        seed=ablation.seed,
+        num_workers=ablation.num_workers,
+        receipts_dir=building / RECEIPTS,
+        replacement=replacement,
+        base_dir=ablation.base_dir,
+    )
+    fs.write_new(building / TEXT_FILE, _json_lines(documents, split.expected_bytes(), progress))
+    publish(building, folder)
+
+
+class _Reread:
+    """The documents of a split, to be iterated over again and again."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+
+    def __iter__(self) -> Iterator[Document]:
+        return self._split.documents()
+
+
+def _json_lines(documents: Iterable[Document], expected: int | None, progress: Progress) -> Iterator[bytes]:
+    buffer, written = bytearray(), 0
+    for document in documents:
+        buffer += msgspec.json.encode({"text": document.text, "source": document.source}) + b"\n"
+        if len(buffer) >= BLOCK_BYTES:
+            yield bytes(buffer)
+            written += len(buffer)
+            progress("ablating", written, expected)
+            buffer.clear()
+    if not (written or buffer):
+        raise DataError("dataset_manipulation removed every document; loosen its filters")
+    yield bytes(buffer)

@@ -1,0 +1,115 @@
+"""A step that is another program: a document goes to its standard input, the new text comes from its standard output.
+
+    {command: [tr, a-z, A-Z]}                                    "In Paris" -> "IN PARIS"
+    {command: [python, ablate.py, --drop, noun], timeout_seconds: 5}
+
+One process per document, started without a shell in the project's root, so that arguments mean what they say. A program
+that fails, hangs or writes something else than UTF-8 stops the work; one that writes nothing removes the document.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from foundry_config.errors import ConfigError, DataError
+from foundry_data.documents import escaped
+from foundry_data.fingerprint import fingerprint
+from foundry_data.fs import sha256_file
+from foundry_data.transform_kinds import DocumentTransform, Edit, StepContext, Text
+
+MESSAGE_CHARACTERS = 500
+
+# Process groups of running programs, so that a worker that has to end at once can end them too.
+_running: set[int] = set()
+
+
+class Command(DocumentTransform):
+    """Send each document through a program."""
+
+    command: Annotated[tuple[Text, ...], Meta(min_length=1)]
+    timeout_seconds: Annotated[float, Meta(gt=0, le=86400)] = 60.0
+    """Longest time for one document. [seconds]"""
+
+    def editor(self, context: StepContext, /) -> Edit:
+        """Return a function that runs the program on a text."""
+        arguments = [str(find_program(self.command[0], context.base_dir)), *self.command[1:]]
+        return lambda text: _run(arguments, text, self.timeout_seconds, context.base_dir)
+
+    def code(self, context: StepContext, /) -> str:
+        """Fingerprint the program and every argument that is a file, such as a script."""
+        program = find_program(self.command[0], context.base_dir)
+        files = [path for name in self.command[1:] if (path := context.base_dir / name).is_file()]
+        return fingerprint([list(self.command), *(sha256_file(path) for path in [program, *files])])
+
+
+def find_program(name: str, base_dir: Path) -> Path:
+    """Return the file that `name` starts: from PATH, or below `base_dir` if the name has a slash.
+
+    Raises:
+        ConfigError: There is no such program, or it may not be executed.
+    """
+    found = shutil.which(str(base_dir / name) if "/" in name else name)
+    if found is None:
+        where = f"in {str(base_dir)!r}" if "/" in name else "on PATH"
+        raise ConfigError(f"there is no program {name!r} {where}; install it, or make the file executable")
+    return Path(found)
+
+
+def stop_running_programs() -> None:
+    """Kill every program that a step of this process has started and that still runs."""
+    for group in list(_running):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def _run(arguments: list[str], text: str, timeout_seconds: float, base_dir: Path) -> str:
+    """Return what the program writes.
+
+    Raises:
+        DataError: It cannot be started, takes too long, ends with a status other than 0, or writes no UTF-8.
+    """
+    shown = escaped(" ".join(arguments))
+    pipe = subprocess.PIPE
+    try:
+        process = subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, cwd=base_dir, process_group=0)
+    except OSError as error:
+        raise DataError(f"cannot start {shown}: {error.strerror or error}") from error
+    _running.add(process.pid)
+    try:
+        output, complaints = process.communicate(text.encode(), timeout=timeout_seconds)
+    except subprocess.TimeoutExpired as error:
+        raise DataError(f"{shown} took longer than {timeout_seconds:g} s; raise timeout_seconds, or mend it") from error
+    finally:
+        _end(process)
+    if process.returncode != 0:
+        raise DataError(f"{shown} {_ending(process.returncode)}: {_tail(complaints)}")
+    try:
+        return output.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{shown} wrote something else than UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill what is left of the program: itself if it still runs, and children that outlived it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    _running.discard(process.pid)
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def _ending(status: int) -> str:
+    return f"ended with status {status}" if status > 0 else f"was killed by signal {-status}"
+
+
+def _tail(complaints: bytes) -> str:
+    text = complaints.decode(errors="replace").strip()
+    return escaped(text[-MESSAGE_CHARACTERS:]) or "it wrote nothing to its standard error"

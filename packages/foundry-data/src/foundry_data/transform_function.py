@@ -1,0 +1,102 @@
+"""A step that is a Python function of yours, named as `"module:function"`.
+
+    my_steps:swap                          documents in, documents out:  swap(documents) -> documents or texts
+    {name: my_steps:swap, rate: 0.5}       options are keyword arguments: swap(documents, rate=0.5)
+    {name: my_steps:mark, per: document}   one text in, text or None out: mark(text), in parallel
+
+A function that has a parameter `seed` receives one: of the step, or with `per: document` of the step and the text, so
+that chance does not depend on the order of the work. The module is looked for in the project's root too.
+"""
+
+import contextlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from foundry_config.errors import ConfigError
+from foundry_config.lookup import did_you_mean, import_attribute
+from foundry_data.documents import Document
+from foundry_data.fingerprint import code_fingerprint
+from foundry_data.keyed_random import keyed_hash
+from foundry_data.transform_kinds import DocumentTransform, Edit, StepContext, StreamTransform
+
+Function = Callable[..., Any]
+
+
+class FunctionOnDocument(DocumentTransform):
+    """Call a function on each text."""
+
+    reference: str
+    options: dict[str, Any]
+
+    def editor(self, context: StepContext, /) -> Edit:
+        """Return the function with its options filled in."""
+        function = find_function(self.reference, self.options, context.base_dir)
+        if not _wants_seed(function, self.options):
+            return lambda text: function(text, **self.options)
+        return lambda text: function(text, seed=keyed_hash(context.seed, "function", text), **self.options)
+
+    def code(self, context: StepContext, /) -> str:
+        """Fingerprint the module of the function."""
+        return code_fingerprint(find_function(self.reference, self.options, context.base_dir))
+
+
+class FunctionOnStream(StreamTransform):
+    """Call a function on all documents."""
+
+    reference: str
+    options: dict[str, Any]
+
+    def apply(self, documents: Iterator[Document], context: StepContext, /) -> Iterable[Document | str]:
+        """Return what the function makes of the documents."""
+        function = find_function(self.reference, self.options, context.base_dir)
+        seed = {"seed": context.seed} if _wants_seed(function, self.options) else {}
+        return function(documents, **seed, **self.options)
+
+    def code(self, context: StepContext, /) -> str:
+        """Fingerprint the module of the function."""
+        return code_fingerprint(find_function(self.reference, self.options, context.base_dir))
+
+
+def find_function(reference: str, options: dict[str, Any], base_dir: Path, *, arguments: int = 1) -> Function:
+    """Import the function and check that it takes so many arguments, and the options.
+
+    Raises:
+        ConfigError: No such module or function, not a function, or an option that it does not know.
+    """
+    with _importable_from(base_dir):
+        function = import_attribute(reference, kind="step")
+    if not callable(function):
+        raise ConfigError(f"{reference!r} is not a function but {type(function).__name__}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions written in C tell nothing
+        return function
+    try:
+        signature.bind(*[None] * arguments, **({"seed": 0} if "seed" in signature.parameters else {}) | options)
+    except TypeError as error:
+        known = list(signature.parameters)[arguments:]
+        hint = "".join(did_you_mean(name, known) for name in options if name not in known)
+        raise ConfigError(f"{reference!r} cannot be called with these options: {error}.{hint}") from None
+    return function
+
+
+def _wants_seed(function: Function, options: dict[str, Any]) -> bool:
+    try:
+        return "seed" in inspect.signature(function).parameters and "seed" not in options
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def _importable_from(folder: Path) -> Generator[None]:
+    """Let modules of the project be imported, as if Python had been started in its root."""
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))

@@ -1,0 +1,18 @@
+"""Words of a corpus."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_data.words import count_words
+
+
+@given(st.text(alphabet="ab \t\n\r\u00a0\u2028\u200b"))
+def test_count_words_counts_runs_without_whitespace(text):
+    assert count_words(text) == len(re.findall(r"\S+", text))
+
+
+@given(st.text(), st.text())
+def test_count_words_of_texts_joined_by_a_line_break_is_their_sum(one, other):
+    assert count_words(f"{one}\n{other}") == count_words(one) + count_words(other)
