@@ -1,0 +1,188 @@
+"""Build a causal language model from an experiment's config.
+
+    ExperimentConfig --model_request--> ModelRequest --architecture--> Blueprint --family_config--> config --> model
+
+Weights are fp32, drawn from PyTorch's global generator on the CPU and moved afterwards: a seed gives the same model on
+every device.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from msgspec.structs import replace
+
+from foundry_config.errors import ConfigError
+from foundry_config.lookup import pick
+from foundry_config.schema import ExperimentConfig
+from foundry_model.architectures import ARCHITECTURES
+from foundry_model.attention import best_attention, resolve_attention
+from foundry_model.blueprints import Blueprint, ModelRequest, SpecialIds
+from foundry_model.hf_families import by_model_type, family_config, model_class
+from foundry_model.initialization import INITS
+
+logger = logging.getLogger(__name__)
+
+
+def create_model(
+    config: ExperimentConfig,
+    *,
+    vocab_size: int | None = None,
+    special_ids: SpecialIds | None = None,
+    device: torch.device | str | None = None,
+) -> Any:
+    """Build the model that `config` describes, with freshly drawn weights.
+
+    Args:
+        config: The experiment; reads `model`, `tokenizer.vocab_size`, `data.max_sequence_length`, `training.precision`.
+        vocab_size: Entries of the tokenizer in use. Default: `tokenizer.vocab_size`. [tokens]
+        special_ids: Ids of the tokenizer in use. Default: pad 0, unk 1, bos 2, eos 3, as foundry-data trains them.
+        device: Where the model goes. Default: the CPU. `meta` gives shapes without memory.
+
+    Returns:
+        A `PreTrainedModel` in fp32 and training mode; its output has `.logits` [B, T, V], and
+        `model.foundry_attention` names the attention implementation in use.
+
+    Raises:
+        ConfigError: Anything in the config that the architecture cannot honour, by name.
+    """
+    plan = model_plan(config, vocab_size=vocab_size, special_ids=special_ids)
+    if isinstance(plan, torch.nn.Module):
+        return _adopt(plan, device)
+    cls = model_class(plan)
+    if device is not None and torch.device(device).type == "meta":
+        return _shape_only(plan, cls)
+    attention = resolve_attention(config, device, model_class=cls)
+    model = build(plan, attention)
+    INITS[config.model.init](model)
+    model.foundry_attention = attention
+    model.train()
+    logger.info("%s: %s parameters, attention %s", cls.__name__, f"{model.num_parameters():,}", attention)
+    return model if device is None else model.to(device)
+
+
+def model_plan(
+    config: ExperimentConfig, *, vocab_size: int | None = None, special_ids: SpecialIds | None = None
+) -> Any:
+    """Return the config object of transformers for an experiment (or the module that a user's function built).
+
+    Raises:
+        ConfigError: Anything in the config that the architecture cannot honour, by name.
+    """
+    request = model_request(config, vocab_size=vocab_size, special_ids=special_ids)
+    made = _architecture(config, request)
+    if isinstance(made, torch.nn.Module):
+        return made
+    if not isinstance(made, Blueprint):
+        raise ConfigError(
+            f"model.architecture: {config.model.architecture!r} returned {type(made).__name__};"
+            " it must return a foundry_model.Blueprint or a PreTrainedModel"
+        )
+    return family_config(made, config.model.extra)
+
+
+def model_request(
+    config: ExperimentConfig, *, vocab_size: int | None = None, special_ids: SpecialIds | None = None
+) -> ModelRequest:
+    """Collect what decides the shape of the model, and check what no architecture can do.
+
+    Raises:
+        ConfigError: Heads that do not divide, too few positions, special ids that clash or lie outside the vocabulary.
+    """
+    model = config.model
+    request = ModelRequest(
+        model=model,
+        vocab_size=vocab_size or config.tokenizer.vocab_size,
+        positions=model.max_position_embeddings or config.data.max_sequence_length,
+        special=special_ids or SpecialIds(),
+    )
+    problems = [*_shape_problems(config, request), *_id_problems(request)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return request
+
+
+def build(family_settings: Any, attention: str) -> Any:
+    """Build the network of a family's config in fp32, on the device that is PyTorch's default.
+
+    Raises:
+        ConfigError: The family cannot be built from these values; its config class does not check them all.
+    """
+    from transformers import AutoModelForCausalLM  # costs seconds: only what builds a model pays for it
+
+    try:
+        return AutoModelForCausalLM.from_config(family_settings, dtype=torch.float32, attn_implementation=attention)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, ImportError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"model: transformers cannot build this {family_settings.model_type!r}: {reason}") from error
+
+
+def with_layers(config: ExperimentConfig, layers: int) -> ExperimentConfig:
+    """Return a copy of the experiment whose model has that many layers."""
+    extra = {name: value for name, value in config.model.extra.items() if name not in _PER_LAYER}
+    return replace(config, model=replace(config.model, layers=layers, extra=extra))
+
+
+def _shape_only(plan: Any, cls: Any) -> Any:
+    """Build a model that has shapes and takes no memory; attention does not matter to it."""
+    attention = best_attention(cls)
+    with torch.device("meta"):
+        model = build(plan, attention)
+    model.foundry_attention = attention
+    return model.train()
+
+
+def _architecture(config: ExperimentConfig, request: ModelRequest) -> Any:
+    name = config.model.architecture
+    if name.startswith("hf:"):
+        return by_model_type(name.removeprefix("hf:"), request, config.model.extra)
+    return pick(name, ARCHITECTURES, kind="architecture")(request)
+
+
+def _adopt(model: Any, device: torch.device | str | None) -> Any:
+    """Take a module that a user's function built as it is."""
+    config = getattr(model, "config", None)
+    model.foundry_attention = getattr(config, "_attn_implementation", None) or "own"
+    model.train()
+    return model if device is None else model.to(device)
+
+
+def _shape_problems(config: ExperimentConfig, request: ModelRequest) -> list[str]:
+    model = request.model
+    problems = []
+    if model.head_dim is None and model.hidden_size % model.attention_heads:
+        problems.append(
+            f"model.attention_heads: {model.attention_heads} heads do not divide hidden_size {model.hidden_size};"
+            " change one of them or set model.head_dim"
+        )
+    if model.attention_heads % request.key_value_heads:
+        problems.append(
+            f"model.key_value_heads: {request.key_value_heads} do not divide attention_heads {model.attention_heads}"
+        )
+    if request.positions < config.data.max_sequence_length:
+        problems.append(
+            f"model.max_position_embeddings: {request.positions} is shorter than data.max_sequence_length"
+            f" {config.data.max_sequence_length}; raise it or leave it out"
+        )
+    return problems
+
+
+def _id_problems(request: ModelRequest) -> list[str]:
+    """A padding id that doubles as another freezes that token's embedding at zero in half of the families."""
+    special = request.special
+    problems = [
+        f"special ids: pad and {name} are both {special.pad}; the tokenizer needs a <pad> of its own"
+        for name in ("bos", "eos")
+        if special.pad is not None and special.pad == getattr(special, name)
+    ]
+    outside = {n: i for n in ("pad", "bos", "eos", "unk") if (i := getattr(special, n)) is not None}
+    problems += [
+        f"special ids: {name} is {value}, outside a vocabulary of {request.vocab_size}"
+        for name, value in outside.items()
+        if not 0 <= value < request.vocab_size
+    ]
+    return problems
+
+
+# Fields of `model.extra` that list something for every layer.
+_PER_LAYER = ("layer_types", "no_rope_layers", "attention_types")

@@ -1,0 +1,200 @@
+"""Continue prompts with a model.
+
+    "The cat" --encode--> ids --model, draw, append--> ids + new ones --decode--> " sat on the mat"
+
+Every prompt has its own random generator, so a text depends on (seed, its place in the list) and nothing else: not on
+the other prompts, not on PyTorch's global generator, which is never touched. Prompts of equal length share a batch, so
+there is no padding and the result is right for every architecture. Where a model keeps a cache it is used; when a text
+outgrows the positions of the model, the last of them are read again for every token.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundry_config.errors import ConfigError
+from foundry_model.loss import parameters_of_forward, unwrapped
+from foundry_model.modes import evaluating
+from foundry_model.sampling import Sampling, draw_tokens
+
+
+def generate_text(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    greedy: bool = False,
+    seed: int = 0,
+    start_id: int | None = None,
+    on_text: Callable[[int, str], None] | None = None,
+) -> list[str]:
+    """Return the continuation of each prompt, up to the end of the document.
+
+    Args:
+        model: Anything whose output has `.logits`; its modes and the global random state stay as they are.
+        tokenizer: Has `encode`, `decode`, `bos_id` and `eos_id`.
+        prompts: Texts to continue. An empty one starts from `start_id`, or else from BOS, or else from EOS.
+        max_new_tokens: Longest continuation. [tokens]
+        temperature: Divides the logits; 0 is `greedy`.
+        top_k: Draw among this many most likely tokens.
+        top_p: Draw among the most likely tokens that together reach this probability.
+        greedy: Take the most likely token always.
+        seed: Of the drawing; the same seed gives the same texts.
+        start_id: Token put before every prompt: what stood before a document in training.
+        on_text: Called with (place in the list, piece of text) as soon as a piece is known.
+
+    Raises:
+        ConfigError: A value outside its range, or an empty prompt and a tokenizer with neither BOS nor EOS.
+    """
+    sampling = Sampling(0.0 if greedy else temperature, top_k, top_p)
+    starts = [_prompt_ids(tokenizer, prompt, start_id) for prompt in prompts]
+    writers = [_Writer(tokenizer, ids) for ids in starts]
+    for index, token in generate_ids(
+        model, starts, max_new_tokens=max_new_tokens, stop_id=_special(tokenizer, "eos"), sampling=sampling, seed=seed
+    ):
+        piece = writers[index].add(token)
+        if piece and on_text is not None:
+            on_text(index, piece)
+    for index, writer in enumerate(writers):
+        rest = writer.finish()
+        if rest and on_text is not None:
+            on_text(index, rest)
+    return [writer.text for writer in writers]
+
+
+def generate_ids(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_id: int | None,
+    sampling: Sampling,
+    seed: int,
+) -> Iterator[tuple[int, int]]:
+    """Yield (place of the prompt, new token id) in the order in which tokens are made; the stop token is not yielded.
+
+    Args:
+        model: Anything whose output has `.logits`.
+        prompts: Token ids, at least one each.
+        max_new_tokens: Longest continuation. [tokens]
+        stop_id: Token that ends a text.
+        sampling: How tokens are drawn.
+        seed: Of the drawing.
+    """
+    core = unwrapped(model)
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(index)
+    for places in by_length.values():
+        generators = [torch.Generator().manual_seed((seed * 1_000_003 + place) % 2**63) for place in places]
+        ids = torch.tensor([list(prompts[place]) for place in places], device=next(core.parameters()).device)
+        yield from _continue_batch(core, ids, places, max_new_tokens, stop_id, sampling, generators)
+
+
+def _continue_batch(
+    model: Any,
+    ids: Tensor,
+    places: Sequence[int],
+    max_new_tokens: int,
+    stop_id: int | None,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+) -> Iterator[tuple[int, int]]:
+    reader = _Reader(model)
+    open_rows = set(range(len(places)))
+    for _ in range(max_new_tokens):
+        with evaluating(model):
+            tokens = draw_tokens(reader.next_logits(ids), sampling, generators)  # [B]
+        ids = torch.cat([ids, tokens[:, None]], dim=1)
+        for row, token in enumerate(tokens.tolist()):
+            if row not in open_rows:
+                continue
+            if token == stop_id:
+                open_rows.discard(row)
+            else:
+                yield places[row], token
+        if not open_rows:
+            return
+
+
+class _Reader:
+    """Gives the logits after the last token; remembers the model's cache between calls."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.context = _longest_context(model)
+        self.names = parameters_of_forward(model)
+        self.cache: Any = None
+        self.cached = 0
+
+    def next_logits(self, ids: Tensor) -> Tensor:
+        """Logits of the token after `ids` [B, T], of which all but the last were given before. [B, V]"""
+        length = ids.shape[1]
+        if "past_key_values" not in self.names or length > self.context:
+            inputs = {"use_cache": False} if "use_cache" in self.names else {}
+            window = ids[:, max(0, length - self.context) :]
+            return self.model(input_ids=window, **inputs).logits[:, -1]
+        output = self.model(input_ids=ids[:, self.cached :], past_key_values=self.cache, use_cache=True)
+        self.cache = getattr(output, "past_key_values", None)
+        self.cached = length if self.cache is not None else 0
+        return output.logits[:, -1]
+
+
+class _Writer:
+    """Turns tokens into text, holding back what is not a whole character yet."""
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self.ids = list(prompt)
+        self.prompt = tokenizer.decode(self.ids)
+        self.text = ""
+
+    def add(self, token: int) -> str:
+        """Take one more token; return the text that is now certain."""
+        self.ids.append(token)
+        return self._grow(self._decoded().rstrip("\ufffd"))
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        return self._grow(self._decoded())
+
+    def _decoded(self) -> str:
+        # decoding from the prompt on keeps the space before the first new word
+        whole = self.tokenizer.decode(self.ids)
+        return whole[len(self.prompt) :] if whole.startswith(self.prompt) else whole
+
+    def _grow(self, text: str) -> str:
+        if not text.startswith(self.text):
+            return ""
+        piece, self.text = text[len(self.text) :], text
+        return piece
+
+
+def _prompt_ids(tokenizer: Any, prompt: str, start_id: int | None) -> list[int]:
+    ids = [int(token) for token in tokenizer.encode(prompt, add_special_tokens=False)] if prompt else []
+    if start_id is not None:
+        return [start_id, *ids]
+    if ids:
+        return ids
+    first = _special(tokenizer, "bos")
+    first = _special(tokenizer, "eos") if first is None else first
+    if first is None:
+        raise ConfigError("an empty prompt needs a token to start from, and the tokenizer has neither BOS nor EOS")
+    return [first]
+
+
+def _special(tokenizer: Any, name: str) -> int | None:
+    """Id of a special token, under our name for it or that of transformers."""
+    return getattr(tokenizer, f"{name}_id", getattr(tokenizer, f"{name}_token_id", None))
+
+
+def _longest_context(model: Any) -> int:
+    """Positions that the model has; without limit where the config names none. [tokens]"""
+    config = getattr(model, "config", None)
+    return getattr(config, "max_position_embeddings", None) or 2**53

@@ -1,0 +1,160 @@
+"""How much memory a training step takes, estimated without taking it.
+
+    weights      4 bytes a parameter
+    gradients    4 bytes a parameter
+    optimizer    8 bytes a parameter for AdamW (two moments), less for others
+    activations  what the forward pass keeps for the backward pass, for one micro-batch
+    logits       the logits and their gradient; with the chunked loss only a piece of them
+
+Activations are not guessed: the model runs once on PyTorch's fake tensors, which have shapes but no data, and what
+autograd keeps is added up. That is done with two and with three layers and extended to all of them. Gradients come into
+being while activations go, so unless gradients of an earlier micro-batch are there already, the peak is not the sum.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foundry_config.schema import ExperimentConfig
+from foundry_model.blueprints import SpecialIds
+from foundry_model.cost import output_projection
+from foundry_model.cross_entropy import piece_rows
+from foundry_model.factory import create_model, with_layers
+from foundry_model.loss import token_loss
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that one training process holds, by what holds them."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    total: int
+    """Peak of a step. [bytes]"""
+
+
+def estimate_memory(
+    config: ExperimentConfig,
+    *,
+    micro_batch: int | None = None,
+    chunked_loss: bool = False,
+    vocab_size: int | None = None,
+    special_ids: SpecialIds | None = None,
+    world_size: int = 1,
+) -> MemoryEstimate:
+    """Estimate the memory of one training step, to about a fifth.
+
+    Counted is what PyTorch's allocator hands out; the interpreter, libraries and CUDA context come on top.
+
+    Args:
+        config: The experiment; reads model, precision, optimizer, gradient checkpointing and batch sizes.
+        micro_batch: B, sequences of one forward pass. Default: as the config says.
+        chunked_loss: Whether the loss never holds all logits.
+        vocab_size: Entries of the tokenizer in use. Default: `tokenizer.vocab_size`. [tokens]
+        special_ids: Ids of the tokenizer in use.
+        world_size: Processes that share the global batch.
+
+    Raises:
+        ConfigError: The config describes no model that can be built.
+    """
+    training = config.training
+    batch = micro_batch or _configured_micro_batch(config, world_size)
+    model = create_model(config, vocab_size=vocab_size, special_ids=special_ids, device="meta")
+    sizes = [p.numel() for p in model.parameters()]
+    weights = 4 * sum(sizes)
+    kept = _kept_bytes(config, batch, model.config.vocab_size, special_ids)
+    logits = _logits_bytes(config, model, batch, chunked_loss)
+    optimizer = _optimizer_bytes(config, model)
+    rows = config.data.batch_size * training.gradient_accumulation_steps // world_size
+    accumulates = rows > batch
+    peak = weights + kept + logits if accumulates else max(kept + logits, weights)
+    return MemoryEstimate(weights, weights, optimizer, kept, logits, total=weights + optimizer + peak)
+
+
+def _configured_micro_batch(config: ExperimentConfig, world_size: int) -> int:
+    size = config.training.micro_batch_size
+    return size if isinstance(size, int) else max(1, config.data.batch_size // world_size)
+
+
+def _kept_bytes(config: ExperimentConfig, batch: int, vocab_size: int, special_ids: SpecialIds | None) -> int:
+    """Bytes that the forward pass keeps for the backward pass, logits left out."""
+    positions = config.data.max_sequence_length
+    measured = min(positions, _LONGEST_SCAN.get(config.model.architecture, positions))
+    # two and three, because rwkv cannot be built with one
+    two, three = (
+        _kept_by_layers(with_layers(config, layers), batch, measured, vocab_size, special_ids) for layers in (2, 3)
+    )
+    layer = (three - two) * positions // measured
+    base = two * positions // measured - 2 * layer
+    layers = config.model.layers
+    if config.training.gradient_checkpointing:
+        inputs = batch * positions * config.model.hidden_size * _bytes_per_value(config)
+        return base + layer + layers * inputs
+    return base + layers * layer
+
+
+def _kept_by_layers(
+    config: ExperimentConfig, batch: int, positions: int, vocab_size: int, special_ids: SpecialIds | None
+) -> int:
+    # fake tensors pull in the compiler's front end, which only estimates need
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    storages: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage
+        return tensor
+
+    with FakeTensorMode(), torch.random.fork_rng(devices=[]):
+        model = create_model(config, vocab_size=vocab_size, special_ids=special_ids)
+        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        ids = torch.zeros(batch, positions, dtype=torch.long)
+        lowered = config.training.precision in ("bf16", "fp16")
+        dtype = torch.float16 if config.training.precision == "fp16" else torch.bfloat16
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=dtype, enabled=lowered),
+        ):
+            token_loss(model, ids, ids)
+        total = sum(storage.nbytes() for key, storage in storages.items() if key not in own)
+    return total - batch * positions * vocab_size * _bytes_per_value(config)
+
+
+def _logits_bytes(config: ExperimentConfig, model: Any, batch: int, chunked: bool) -> int:
+    rows = batch * config.data.max_sequence_length
+    vocab_size = model.config.vocab_size
+    piece = min(rows, piece_rows(vocab_size, "cpu", headless=chunked)) * vocab_size
+    if chunked:  # a piece and its exponentials in fp32, and the gradient of the output projection
+        head: Any = output_projection(model)
+        return 8 * piece + 4 * head.weight.numel()
+    width = _bytes_per_value(config)
+    logits = rows * vocab_size * width
+    forward = logits + (4 if width == 4 else 8) * piece
+    return max(forward, 2 * logits + 4 * piece)
+
+
+def _optimizer_bytes(config: ExperimentConfig, model: Any) -> int:
+    name = config.training.optimizer
+    inside = {id(p) for p in model.base_model.parameters() if p.dim() == 2}
+    inside -= {id(model.get_input_embeddings().weight)}
+    total = 0
+    for parameter in model.parameters():
+        matrix = id(parameter) in inside
+        total += parameter.numel() * _STATE_BYTES.get(name, (8, 8))[0 if matrix else 1]
+    return total
+
+
+def _bytes_per_value(config: ExperimentConfig) -> int:
+    return 2 if config.training.precision in ("bf16", "fp16") else 4
+
+
+# Optimizer -> bytes of state a parameter: (matrices inside the blocks, everything else).
+_STATE_BYTES = {"adamw": (8, 8), "muon": (4, 8), "sgd": (4, 4), "lion": (4, 4), "adafactor": (0, 0)}
+# The reference scans of these families run token by token; a short stretch is measured and extended.
+_LONGEST_SCAN = {"mamba": 32, "rwkv": 32, "hf:mamba": 32, "hf:rwkv": 32}

@@ -1,0 +1,172 @@
+"""A model made ready to be asked for exact probabilities: fp32, evaluation mode, no gradients, nothing left changed.
+
+    with open_for_scoring(model) as scorer:         a bf16 model is copied to fp32; an fp32 one is used as it is
+        output = scorer.read(input_ids)             the last hidden states, or the logits where the two cannot be split
+        logits = scorer.logits(output[0, 3:5])      made only for the rows that somebody asks for
+
+On leaving, every module is back in its own mode and every random generator where it was, so that a run may be evaluated
+in the middle of training without a bit of difference.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundry_model.loss import parameters_of_forward, supports_chunked_loss, unwrapped
+from foundry_model.modes import evaluating
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """What scoring needs to know of a model; see `open_for_scoring`."""
+
+    model: Any
+    head: nn.Module | None
+    """The output projection, where the logits are nothing but its image of the last hidden states."""
+    device: torch.device
+    vocab_size: int
+    """Width of the logits (V); padded vocabularies have more rows than the tokenizer has tokens. [tokens]"""
+    context: int | None
+    """Most tokens that the model can read at once; None where the architecture sets no limit. [tokens]"""
+    reads_tries: bool
+    """Whether a mask and positions let several texts share their beginning, see `prefix_trie`."""
+
+    def read(self, input_ids: Tensor, *, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Run the model over rows padded on the right: a causal model never looks at what comes after.
+
+        Args:
+            input_ids: Token ids. [B, T]
+            mask: True where row t may look at column s; only for models that read tries. [B, T, T]
+            positions: Position of every token, together with `mask`. [B, T]
+
+        Returns:
+            Last hidden states [B, T, D] if there is a `head`, else logits [B, T, V].
+        """
+        inputs: dict[str, Any] = {"input_ids": input_ids}
+        if mask is not None:
+            inputs |= {"attention_mask": _additive(mask), "position_ids": positions}
+        if "use_cache" in parameters_of_forward(self.model):
+            inputs["use_cache"] = False
+        if self.head is None:
+            return self.model(**inputs).logits
+        return self.model.base_model(**inputs)[0]
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Turn some rows of what `read` returned into fp32 logits. [N, D or V] -> [N, V]"""
+        return (rows if self.head is None else self.head(rows)).float()
+
+
+@contextlib.contextmanager
+def open_for_scoring(model: nn.Module) -> Iterator[ScoringModel]:
+    """Make `model` ready for scoring while the block runs.
+
+    Args:
+        model: Anything called with `input_ids` [B, T] whose output has `.logits` [B, T, V] and that is causal.
+
+    Yields:
+        The model in fp32; weights of another type are copied, which takes their memory a second time.
+    """
+    core = unwrapped(model)
+    if any(p.is_floating_point() and p.dtype != torch.float32 for p in core.parameters()):
+        core = copy.deepcopy(core).float()
+    device = next((tensor.device for tensor in (*core.parameters(), *core.buffers())), torch.device("cpu"))
+    generators = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=generators),
+        torch.autocast(device.type, enabled=False),
+        _full_fp32(device),
+        _without_compiler(core),
+        evaluating(core),
+    ):
+        yield _describe(core, device)
+
+
+def _describe(core: Any, device: torch.device) -> ScoringModel:
+    split = supports_chunked_loss(core)
+    probe = torch.ones((1, 2), dtype=torch.int64, device=device)
+    vocab_size = core(input_ids=probe).logits.shape[-1]
+    scorer = ScoringModel(
+        model=core,
+        head=core.get_output_embeddings() if split else None,
+        device=device,
+        vocab_size=vocab_size,
+        context=_context(core),
+        reads_tries=False,
+    )
+    return ScoringModel(**{**vars(scorer), "reads_tries": _reads_tries(scorer)})
+
+
+def _context(core: Any) -> int | None:
+    config = getattr(core, "config", None)
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "context_length"):
+        limit = getattr(config, name, None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None
+
+
+def _reads_tries(scorer: ScoringModel) -> bool:
+    """Try on eight tokens whether two texts can share their beginning without seeing each other's end."""
+    takes = parameters_of_forward(scorer.model)
+    if not {"attention_mask", "position_ids"} <= takes or _has_local_attention(scorer):
+        return False
+    ids = (torch.arange(10, device=scorer.device) * 7 + 1) % scorer.vocab_size
+    left, right = [0, 1, 2, 3, 4, 5], [0, 1, 2, 6, 7, 8]  # 0 1 2, then 3 4 5 or 6 7 8
+    mask = torch.eye(9, dtype=torch.bool, device=scorer.device)
+    for path in (left, right):
+        for depth, node in enumerate(path):
+            mask[node, path[: depth + 1]] = True
+    depths = torch.tensor([[0, 1, 2, 3, 4, 5, 3, 4, 5]], device=scorer.device)
+    try:
+        shared = scorer.read(ids[None, :9], mask=mask[None], positions=depths)[0]
+    except Exception:  # an attention kernel that takes no such mask may refuse it with any error
+        return False
+    alone = [scorer.read(ids[None, path])[0] for path in (left, right)]
+    tolerance = 2e-5 * float(shared.abs().max()) + 1e-6
+    return all(
+        torch.allclose(shared[path], expected, rtol=0, atol=tolerance)
+        for path, expected in zip((left, right), alone, strict=True)
+    )
+
+
+def _has_local_attention(scorer: ScoringModel) -> bool:
+    """Sliding windows count rows, not positions: in a trie they would cut off ancestors."""
+    config = getattr(scorer.model, "config", None)
+    return any(getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+
+
+def _additive(mask: Tensor) -> Tensor:
+    """The mask as every implementation of attention takes it: 0 or the lowest number, with an axis for the heads."""
+    lowest = torch.finfo(torch.float32).min
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, lowest)[:, None]  # [B, 1, T, T]
+
+
+@contextlib.contextmanager
+def _full_fp32(device: torch.device) -> Iterator[None]:
+    """No TF32 in matrix products and convolutions."""
+    products = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32 if device.type == "cuda" else False
+    try:
+        torch.set_float32_matmul_precision("highest")
+        if convolutions:
+            torch.backends.cudnn.allow_tf32 = False
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        if convolutions:
+            torch.backends.cudnn.allow_tf32 = True
+
+
+@contextlib.contextmanager
+def _without_compiler(core: nn.Module) -> Iterator[None]:
+    """Batches have many shapes: a compiled model would be compiled again for each."""
+    if not any(getattr(module, "_compiled_call_impl", None) for module in core.modules()):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

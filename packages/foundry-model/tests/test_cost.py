@@ -1,0 +1,141 @@
+"""Operations and memory, against PyTorch's own counters."""
+
+import pytest
+import torch
+from msgspec.structs import replace
+from torch.utils.flop_counter import FlopCounterMode
+
+from foundry_model import count_parameters, create_model, estimate_memory, flops_per_token, token_loss
+from foundry_model.architectures import ARCHITECTURES
+
+RECURRENT = {"mamba", "mamba2", "rwkv"}
+ATTENTION = [name for name in ARCHITECTURES if name not in RECURRENT | {"pythia"}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ATTENTION)
+def test_the_formula_gives_exactly_what_pytorch_counts(tiny_config, name):
+    config = tiny_config(architecture=name, attention="eager", key_value_heads=None, layers=3)
+    model = create_model(config)
+    ids = torch.arange(64).view(2, 32)
+
+    with FlopCounterMode(display=False) as counter:
+        token_loss(model, ids, ids)[0].backward()
+
+    assert flops_per_token(model, 32) == counter.get_total_flops() / 64
+    assert flops_per_token(config, 32) == flops_per_token(model, 32)
+
+
+@pytest.mark.slow
+def test_recurrent_families_have_no_attention_term(tiny_config):
+    config = tiny_config(architecture="mamba", activation_function="silu")
+
+    assert flops_per_token(config, 32) == flops_per_token(config, 4096)
+
+
+@pytest.mark.slow
+def test_a_frozen_parameter_is_counted_but_not_as_trainable(tiny_config):
+    model = create_model(tiny_config(tie_embeddings=False))
+    model.get_output_embeddings().weight.requires_grad_(False)
+
+    counts = count_parameters(model)
+
+    assert counts.total - counts.trainable == 64_000
+    assert counts.non_embedding == count_parameters(create_model(tiny_config())).non_embedding
+
+
+def _measured_peak(config, micro_batch, *, chunked=False):
+    """Most bytes that PyTorch's CPU allocator had given out at once during two steps."""
+    length, rows = config.data.max_sequence_length, config.data.batch_size
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        model = create_model(config)
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        for _ in range(2):
+            for _ in range(rows // micro_batch):
+                ids = torch.zeros(micro_batch, length, dtype=torch.long)
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.training.precision == "bf16"):
+                    loss, _ = token_loss(model, ids, ids, chunked=chunked)
+                loss.backward()
+                del loss
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "precision", "micro_batch", "chunked"),
+    [
+        ("gpt2", "fp32", 4, False),
+        ("gpt2", "fp32", 2, True),
+        ("gpt2", "bf16", 4, False),
+        ("llama", "fp32", 4, False),
+        ("gemma3", "fp32", 2, False),
+        ("rwkv", "fp32", 4, False),
+    ],
+)
+def test_the_memory_estimate_is_within_a_fifth_of_the_measured_peak(tiny_config, name, precision, micro_batch, chunked):
+    activation = {"activation_function": "relu2"} if name == "rwkv" else {}
+    config = tiny_config(
+        architecture=name,
+        layers=2 if name == "rwkv" else 4,
+        batch_size=4,
+        length=40 if name == "rwkv" else 96,
+        vocab=2000,
+        precision=precision,
+        **activation,
+    )
+
+    estimate = estimate_memory(config, micro_batch=micro_batch, chunked_loss=chunked)
+
+    assert estimate.total == pytest.approx(_measured_peak(config, micro_batch, chunked=chunked), rel=0.2)
+
+
+@pytest.mark.slow
+def test_an_estimate_leaves_the_random_state_alone_and_grows_as_it_should(tiny_config):
+    before = torch.get_rng_state()
+    small, large = (estimate_memory(tiny_config(batch_size=8), micro_batch=size) for size in (2, 8))
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert large.activations == pytest.approx(4 * small.activations, rel=0.1)
+    assert large.logits > 2 * small.logits
+    assert small.weights == small.gradients == 4 * count_parameters(create_model(tiny_config())).total
+    assert small.optimizer == 2 * small.weights
+
+
+@pytest.mark.slow
+def test_checkpointing_and_other_optimizers_take_less(tiny_config):
+    config = tiny_config(layers=6, length=128)
+    plain = estimate_memory(config)
+
+    recomputed = estimate_memory(replace(config, training=replace(config.training, gradient_checkpointing=True)))
+    momentum = estimate_memory(replace(config, training=replace(config.training, optimizer="sgd")))
+    muon = estimate_memory(replace(config, training=replace(config.training, optimizer="muon")))
+
+    assert recomputed.activations < plain.activations / 2
+    assert momentum.optimizer == plain.optimizer // 2
+    assert momentum.optimizer < muon.optimizer < plain.optimizer
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_the_memory_estimate_is_within_a_fifth_of_the_peak_on_cuda(tiny_config):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    config = tiny_config(layers=8, hidden_size=512, embedding_size=512, intermediate_hidden_size=2048, length=512)
+    model = create_model(config, device="cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    ids = torch.zeros(2, 512, dtype=torch.long, device="cuda")
+    for _ in range(2):
+        loss, _ = token_loss(model, ids, ids)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    assert estimate_memory(config).total == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.2)

@@ -1,0 +1,78 @@
+"""Evaluation inside a training run: right numbers, and no trace in the run."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from foundry_model.evaluation import evaluate_minimal_pairs, evaluate_sequences
+
+
+def batch(rows, labels):
+    return SimpleNamespace(input_ids=torch.tensor(rows), labels=torch.tensor(labels))
+
+
+def test_the_loss_is_the_mean_over_all_targets_whatever_the_batches(bigram):
+    table = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125], [0.1, 0.2, 0.7]])
+    batches = [batch([[0, 1, 2], [1, 1, 0]], [[0, 1, 2], [1, 1, -100]]), batch([[2, 2, 2]], [[-100, -100, 2]])]
+
+    score = evaluate_sequences(bigram(table), batches, batch_size=1, words=2, size=8)
+
+    expected = -math.log(0.25 * 0.125 * 0.75 * 0.7)
+    assert (score.tokens, score.words) == (4, 2)
+    assert score.nats == pytest.approx(expected, abs=1e-5)
+    assert score.values()["bits_per_byte"] == pytest.approx(expected / math.log(2) / 8, abs=1e-5)
+
+
+def test_sequences_without_a_target_are_refused(bigram):
+    with pytest.raises(ValueError, match="no sequence with a target"):
+        evaluate_sequences(bigram(torch.ones(3, 3) / 3), [])
+
+
+def test_a_model_in_training_goes_on_as_if_nothing_had_been_asked(tmp_path, tiny_attention, toy_tokenizer):
+    path = tmp_path / "agreement.jsonl"
+    path.write_text(json.dumps({"sentence_good": "a b", "sentence_bad": "b", "field": "syntax"}) + "\n")
+    tokenizer = toy_tokenizer([" a", " b"])
+
+    def train(evaluate):
+        torch.manual_seed(0)
+        model = tiny_attention(tokenizer.vocab_size).train()
+        for _ in range(3):
+            if evaluate:
+                evaluate_minimal_pairs(model, tokenizer, [path])
+                evaluate_sequences(model, [batch([[1, 2, 3]], [[1, 2, 3]])])
+            model(torch.tensor([[1, 2, 3, 4]])).logits.square().sum().backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.01 * parameter.grad
+            model.zero_grad()
+        return [parameter.detach().clone() for parameter in model.parameters()], torch.get_rng_state()
+
+    plain, state = train(evaluate=False)
+    evaluated, evaluated_state = train(evaluate=True)
+
+    assert all(torch.equal(a, b) for a, b in zip(plain, evaluated, strict=True))
+    assert torch.equal(state, evaluated_state)
+
+
+def test_accuracies_are_named_for_tables(tmp_path, bigram, toy_tokenizer, probabilities):
+    tokenizer = toy_tokenizer([" a", " b"])
+    table = probabilities(6, {(row, 4): 0.5 for row in range(6)})
+    records = [
+        {"sentence_good": "a", "sentence_bad": "b", "field": "syntax", "linguistics_term": "binding"},
+        {"sentence_good": "b b", "sentence_bad": "a a", "field": "syntax/semantics"},
+    ]
+    path = tmp_path / "case.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    found = evaluate_minimal_pairs(bigram(table), tokenizer, [tmp_path])
+
+    assert found == {
+        "case": 0.5,
+        "field=syntax": 1.0,
+        "field=syntax_semantics": 0.0,
+        "term=binding": 1.0,
+        "overall": 0.5,
+    }

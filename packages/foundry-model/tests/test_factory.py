@@ -1,0 +1,201 @@
+"""Building models: sizes, ids, refusals, and the ways in from outside the named architectures."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from foundry_config import ConfigError
+from foundry_model import Blueprint, ModelRequest, SpecialIds, count_parameters, create_model, supports_chunked_loss
+from foundry_model.factory import model_request
+
+
+def own_blueprint(request: ModelRequest) -> Blueprint:
+    """An architecture that a user's module defines."""
+    model = request.model
+    fields = {"n_embd": model.hidden_size, "n_layer": model.layers, "n_head": 2, "vocab_size": request.vocab_size}
+    return Blueprint("gpt2", fields)
+
+
+def own_module(request: ModelRequest) -> nn.Module:
+    """A network that a user's module builds itself."""
+    return nn.Linear(request.vocab_size, request.model.hidden_size)
+
+
+def own_mistake(request: ModelRequest) -> str:
+    return "gpt2"
+
+
+def test_positions_and_vocabulary_come_from_data_and_tokenizer_unless_given(tiny_config):
+    assert model_request(tiny_config(length=48)).positions == 48
+    assert model_request(tiny_config(max_position_embeddings=99)).positions == 99
+    assert model_request(tiny_config()).vocab_size == 1000
+    assert model_request(tiny_config(), vocab_size=77).vocab_size == 77
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        (SpecialIds(pad=3), "pad and eos are both 3; the tokenizer needs a <pad> of its own"),
+        (SpecialIds(pad=2), "pad and bos are both 2"),
+        (SpecialIds(eos=1000), "eos is 1000, outside a vocabulary of 1000"),
+        (SpecialIds(unk=-1), "unk is -1, outside"),
+    ],
+)
+def test_special_ids_that_clash_or_lie_outside_are_refused(tiny_config, ids, reason):
+    with pytest.raises(ConfigError, match=f"special ids: {reason}"):
+        create_model(tiny_config(), special_ids=ids)
+
+
+def test_a_tokenizer_without_some_special_tokens_is_accepted(tiny_config):
+    assert model_request(tiny_config(), special_ids=SpecialIds(pad=None, bos=None, unk=None)).special.eos == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ({"attention_heads": 3}, "3 heads do not divide hidden_size 64|attention_heads"),
+        ({"key_value_heads": 3, "attention_heads": 4}, "3 do not divide attention_heads 4|key_value_heads"),
+        ({"max_position_embeddings": 16}, "16 is shorter than data.max_sequence_length 32|max_position_embeddings"),
+        ({"architecture": "gtp2"}, "unknown architecture 'gtp2'. Did you mean 'gpt2'"),
+        ({"architecture": "nowhere:make"}, "cannot import module 'nowhere'"),
+    ],
+)
+def test_a_model_that_no_architecture_can_build_is_refused(tiny_config, model, reason):
+    with pytest.raises(ConfigError, match=reason):
+        create_model(tiny_config(**model))
+
+
+def test_a_function_that_returns_neither_blueprint_nor_module_is_refused(tiny_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
+
+    with pytest.raises(ConfigError, match="'own:own_mistake' returned str; it must return"):
+        create_model(tiny_config(architecture="own:own_mistake"))
+
+
+def test_a_module_that_a_users_function_builds_is_taken_as_it_is(tiny_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
+
+    model = create_model(tiny_config(architecture="own:own_module"), device="meta")
+
+    assert isinstance(model, nn.Linear)
+    assert model.foundry_attention == "own"
+    assert model.weight.device.type == "meta"
+
+
+@pytest.mark.slow
+def test_a_blueprint_of_a_users_function_is_built(tiny_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
+
+    model = create_model(tiny_config(architecture="own:own_blueprint", layers=3))
+
+    assert len(model.transformer.h) == 3
+
+
+def test_importing_the_package_imports_neither_model_classes_nor_the_compiler():
+    heavy = "('transformers.models', 'transformers', 'torch._dynamo', 'datasets', 'wandb')"
+    code = f"import sys, foundry_model; print([m for m in {heavy} if m in sys.modules])"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_the_default_model_has_the_sizes_of_its_config(tiny_config):
+    model = create_model(tiny_config(dropout=0.1, attention_dropout=0.1))
+
+    logits = model(torch.randint(0, 1000, (2, 32))).logits
+
+    assert logits.shape == (2, 32, 1000)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.foundry_attention == "sdpa"
+    assert model.config.n_layer == 2
+    assert model.config.n_embd == 64
+    assert model.config.resid_pdrop == model.config.embd_pdrop == model.config.attn_pdrop == 0.1
+
+
+@pytest.mark.slow
+def test_parameters_are_counted_as_the_formula_of_gpt2_says(tiny_config):
+    vocab_size, positions, width, inner, layers = 1000, 32, 64, 128, 2
+    block = 2 * 2 * width + 3 * width * (width + 1) + width * (width + 1) + inner * (width + 1) + width * (inner + 1)
+
+    counts = count_parameters(create_model(tiny_config()))
+
+    assert counts.total == vocab_size * width + positions * width + layers * block + 2 * width
+    assert counts.trainable == counts.total
+    assert counts.non_embedding == layers * block + 2 * width
+
+
+@pytest.mark.slow
+def test_a_model_on_the_meta_device_has_shapes_and_takes_no_memory(tiny_config):
+    shaped = create_model(tiny_config(layers=3), device="meta")
+
+    assert {p.device.type for p in shaped.parameters()} == {"meta"}
+    assert count_parameters(shaped) == count_parameters(create_model(tiny_config(layers=3)))
+
+
+@pytest.mark.slow
+def test_extra_fields_reach_the_family_and_unknown_ones_are_refused(tiny_config):
+    model = create_model(tiny_config(extra={"scale_attn_by_inverse_layer_idx": True}))
+    assert model.config.scale_attn_by_inverse_layer_idx is True
+
+    with pytest.raises(ConfigError, match=r"model.extra.n_layers: .*'gpt2' has no such field. Did you mean 'n_layer'"):
+        create_model(tiny_config(extra={"n_layers": 3}))
+    with pytest.raises(ConfigError, match=r"model.extra.num_hidden_layers: already decided by the common fields"):
+        create_model(tiny_config(extra={"num_hidden_layers": 3}))
+    with pytest.raises(ConfigError, match=r"transformers refuses this 'gpt2': .*reorder_and_upcast_attn"):
+        create_model(tiny_config(extra={"reorder_and_upcast_attn": "yes please"}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["phi", "stablelm", "olmo", "qwen2", "gpt_neo"])
+def test_any_other_family_is_built_from_the_common_fields(tiny_config, model_type):
+    extra = {"gpt_neo": {"attention_types": [[["global"], 2]]}}.get(model_type, {})
+    model = create_model(tiny_config(architecture=f"hf:{model_type}", extra=extra))
+
+    assert model(torch.arange(32)[None]).logits.shape == (1, 32, 1000)
+    assert model.config.num_hidden_layers == 2
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+@pytest.mark.slow
+def test_a_wish_for_biases_reaches_the_family_and_no_wish_leaves_it_as_published(tiny_config):
+    assert create_model(tiny_config(architecture="hf:granite"), device="meta").config.attention_bias is False
+    assert create_model(tiny_config(architecture="hf:granite", bias=True), device="meta").config.attention_bias is True
+
+
+@pytest.mark.slow
+def test_a_family_that_keeps_a_field_under_another_name_gets_it(tiny_config):
+    extra = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    model = create_model(tiny_config(architecture="hf:qwen3_moe", extra=extra), device="meta")
+
+    assert model.config.num_experts == 4
+    assert model.model.layers[0].mlp.gate.weight.shape == (4, 64)
+
+
+@pytest.mark.slow
+def test_the_chunked_loss_is_refused_to_a_family_that_caps_its_logits(tiny_config):
+    assert supports_chunked_loss(create_model(tiny_config(architecture="gpt2")))
+    assert not supports_chunked_loss(create_model(tiny_config(architecture="hf:gemma2")))
+
+
+@pytest.mark.slow
+def test_a_family_that_cannot_place_a_common_field_says_which(tiny_config):
+    with pytest.raises(ConfigError, match=r"model.dropout: the config of 'llama' has none of"):
+        create_model(tiny_config(architecture="hf:llama", dropout=0.1))
+    with pytest.raises(ConfigError, match=r"no causal language model of type 'lama'. Did you mean 'llama'"):
+        create_model(tiny_config(architecture="hf:lama"))
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_a_seed_gives_the_same_weights_on_cuda_as_on_the_cpu(tiny_config):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+    def weights(device):
+        torch.manual_seed(0)
+        return [p.detach().cpu() for p in create_model(tiny_config(), device=device).parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(weights("cuda"), weights("cpu"), strict=True))
