@@ -1,0 +1,182 @@
+"""Which models an evaluation is about: checkpoints of runs, one checkpoint, or any Hugging Face folder.
+
+find_models(Path("runs/a"), "all")            every checkpoint of the run
+find_models(Path("runs/a"), "500,chck_10M")   the one of step 500 and the one labelled chck_10M
+find_models(Path("runs/a"), "best")           the one with the lowest loss on the held-out split
+find_models(Path("gpt2"), "latest")           a folder that transformers wrote
+"""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from foundry_config import ExperimentConfig, config_from_dict, did_you_mean
+from foundry_config.errors import CheckpointError, ConfigError, FoundryError
+from foundry_data import fs
+from foundry_model.scoring_tokenizer import Start, trained_start
+from foundry_train.checkpoint_list import CheckpointInfo, file_problems, list_checkpoints
+from foundry_train.evaluation_cache import FOLDER, CheckpointFacts
+from foundry_train.manifest import MANIFEST_NAME, Manifest, ManifestError, read_manifest
+from foundry_train.metrics_log import read_metrics
+
+CHECKPOINTS = "checkpoints"
+
+
+class EvaluatedModel(NamedTuple):
+    """One model folder and where it comes from."""
+
+    path: Path
+    name: str
+    """Name of its run, or of its folder."""
+    run: Path | None
+    manifest: Manifest | None
+    config: ExperimentConfig | None
+
+    @property
+    def results(self) -> Path:
+        """Where results are kept: in the run; for a foreign folder, which is not ours, below the current one."""
+        return (self.run or Path()) / FOLDER
+
+    @property
+    def start(self) -> Start | None:
+        """What stood before each document in training; None where nothing is known."""
+        return trained_start(self.config.data) if self.config is not None else None
+
+    def facts(self) -> CheckpointFacts:
+        """What tells the weights apart; of a foreign folder the digest of its files."""
+        if self.manifest is None:
+            return CheckpointFacts(weights=_files_digest(self.path))
+        consumed = self.manifest.consumed
+        return CheckpointFacts(
+            weights=self.manifest.weights.digest,
+            step=self.manifest.step,
+            label=self.manifest.label,
+            tokens=consumed.tokens,
+            words=consumed.words,
+        )
+
+    def verify(self) -> None:
+        """Hash every file that an evaluation depends on.
+
+        Raises:
+            CheckpointError: A file is not what the manifest says.
+        """
+        if self.manifest is None:
+            return
+        names = [name for name in self.manifest.files if not name.startswith("trainer/")]
+        problems = file_problems(self.path, self.manifest, names=names)
+        if problems:
+            raise CheckpointError(f"{self.path}: not evaluated, since {problems[0]}")
+
+
+def find_models(target: Path, which: str = "latest") -> tuple[list[EvaluatedModel], list[FoundryError]]:
+    """Return the models that `target` and `which` name, in order of step, and what is wrong with others.
+
+    Args:
+        target: A run, a checkpoint folder, or any Hugging Face model folder.
+        which: `latest`, `best`, `all`, or steps and labels with commas between; a single model has no choice.
+
+    Raises:
+        CheckpointError: There is no such model, or none of the checkpoints can be used.
+        ConfigError: `which` names something else.
+    """
+    if is_run(target):
+        return _of_run(target, which)
+    if not (target / "config.json").is_file():
+        what = "holds no config.json, so it is neither a run nor a model" if target.is_dir() else "does not exist"
+        raise CheckpointError(f"{target} {what}; give a run folder or a Hugging Face model folder")
+    if which not in ("latest", "all"):
+        raise ConfigError(
+            f"checkpoints {which!r}: {target} is a single model; name its run to choose among checkpoints"
+        )
+    return [_single(target)], []
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is a run."""
+    return (folder / "run.json").is_file() or (folder / CHECKPOINTS).is_dir()
+
+
+def _single(folder: Path) -> EvaluatedModel:
+    run = folder.parent.parent if folder.parent.name == CHECKPOINTS and is_run(folder.parent.parent) else None
+    try:
+        manifest = read_manifest(folder) if (folder / MANIFEST_NAME).exists() or run else None
+    except ManifestError as error:
+        raise CheckpointError(f"{folder}: not evaluated, since {error}") from error
+    name = (run or folder.resolve()).name
+    return EvaluatedModel(folder, name, run, manifest, _config_of(run))
+
+
+def _of_run(run: Path, which: str) -> tuple[list[EvaluatedModel], list[FoundryError]]:
+    found = list_checkpoints(run / CHECKPOINTS)
+    if not found:
+        raise CheckpointError(f"{run} holds no checkpoint yet; train first")
+    config = _config_of(run)
+    name = run.resolve().name
+    models: list[EvaluatedModel] = []
+    failures: list[FoundryError] = []
+    for info in _chosen(run, found, which):
+        if info.problem is not None:
+            failures.append(CheckpointError(f"{info.path}: not evaluated, since {info.problem}"))
+        else:
+            models.append(EvaluatedModel(info.path, name, run, info.manifest, config))
+    return models, failures
+
+
+def _chosen(run: Path, found: list[CheckpointInfo], which: str) -> list[CheckpointInfo]:
+    sound = [info for info in found if info.problem is None]
+    if which == "all":
+        return found
+    if which == "latest":
+        return (sound or found)[-1:]
+    if which == "best":
+        return [_best(run, sound)]
+    wanted = [_named(run, found, part.strip()) for part in which.split(",") if part.strip()]
+    if not wanted:
+        raise ConfigError(f"checkpoints {which!r}: write latest, best, all, or steps and labels such as 500,chck_10M")
+    by_step = {info.step: info for info in wanted}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _named(run: Path, found: list[CheckpointInfo], name: str) -> CheckpointInfo:
+    for info in found:
+        if info.label == name or (name.isdecimal() and info.step == int(name)):
+            return info
+    known = [str(info.step) for info in found] + [info.label for info in found if info.label]
+    raise CheckpointError(
+        f"{run} has no checkpoint {name!r}.{did_you_mean(name, known)} It has {', '.join(known[-12:])}"
+    )
+
+
+def _best(run: Path, sound: list[CheckpointInfo]) -> CheckpointInfo:
+    losses = {
+        record["step"]: record["loss"]
+        for record in read_metrics(run / "metrics.jsonl")
+        if record.get("kind") == "evaluation"
+        and record.get("suite") == "test"
+        and isinstance(record.get("loss"), float)
+    }
+    measured = [info for info in sound if info.step in losses]
+    if not measured:
+        raise CheckpointError(
+            f"{run}: no checkpoint has a held-out loss to be the best by; train with evaluation.at_checkpoints: true, "
+            "or choose by step"
+        )
+    return min(measured, key=lambda info: losses[info.step])
+
+
+def _config_of(run: Path | None) -> ExperimentConfig | None:
+    if run is None or not (run / "config.json").is_file():
+        return None
+    try:
+        return config_from_dict(msgspec.json.decode((run / "config.json").read_bytes()))
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{run / 'config.json'}: not valid JSON ({error})") from error
+
+
+def _files_digest(folder: Path) -> str:
+    files = sorted(folder.glob("*.safetensors"))
+    listing = "".join(f"{fs.sha256_file(file)} {file.name}\n" for file in files)
+    return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()

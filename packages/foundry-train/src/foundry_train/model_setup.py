@@ -1,0 +1,115 @@
+"""From a fresh model to what the loop calls: probes, gradient checkpointing, chunked loss, compilation.
+
+The loop calls one module, `TokenLoss`, so that compilation fuses the loss into the model. Weights are always saved from
+the model itself: keys in checkpoints never carry a prefix.
+"""
+
+import logging
+from typing import Any, NamedTuple
+
+import torch
+
+from foundry_config import ExperimentConfig
+from foundry_config.errors import ConfigError
+from foundry_model.loss import TokenLoss, isolates_documents, supports_chunked_loss
+from foundry_train.environment import total_memory_bytes
+
+logger = logging.getLogger(__name__)
+
+LOGITS_BYTES = 6  # of one logit: in 16 bits from the head, in 32 for the loss
+LOGITS_SHARE = 1 / 8  # of the device's memory, from which on `chunked_loss: auto` does not hold all logits
+COMPILE_SECONDS = 60.0  # what compilation costs on a GPU, roughly
+COMPILE_GAIN = 0.2
+
+
+class TrainableModel(NamedTuple):
+    """A model and the way to its loss."""
+
+    model: Any
+    loss_function: TokenLoss
+    chunked: bool
+    compiled: bool
+
+
+def prepare_for_training(
+    model: Any, config: ExperimentConfig, *, device: torch.device, micro_batch: int, expected_seconds: float | None
+) -> TrainableModel:
+    """Apply what the config asks of the model's forward and backward pass.
+
+    Args:
+        model: On its device.
+        config: The experiment.
+        device: Where it trains.
+        micro_batch: Sequences per forward pass, which decides about chunking the loss.
+        expected_seconds: Guess of how long the run computes, for `compile: auto`; None if unknown.
+
+    Raises:
+        ConfigError: The architecture cannot do what the config asks for.
+    """
+    training = config.training
+    if config.data.document_mask and not isolates_documents(model):
+        raise ConfigError(
+            f"data.document_mask: architecture {config.model.architecture!r} lets tokens see other documents; "
+            "turn it off or choose another architecture"
+        )
+    if training.gradient_checkpointing:
+        checkpoint_gradients(model, config.model.architecture)
+    chunked = wants_chunked_loss(model, config, device=device, micro_batch=micro_batch)
+    loss_function = TokenLoss(model, chunked=chunked)
+    compiled = wants_compile(training.compile, device, expected_seconds)
+    if compiled:
+        # one program for each shape: a short last batch must not turn the common one into a slower, dynamic program
+        loss_function.compile(dynamic=False)
+    return TrainableModel(model, loss_function, chunked, compiled)
+
+
+def checkpoint_gradients(model: Any, architecture: str) -> None:
+    """Recompute activations in the backward pass instead of keeping them.
+
+    Raises:
+        ConfigError: The architecture does not support it.
+    """
+    try:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(f"training.gradient_checkpointing: {architecture!r} does not support it ({error})") from error
+
+
+def wants_chunked_loss(model: Any, config: ExperimentConfig, *, device: torch.device, micro_batch: int) -> bool:
+    """Decide whether the loss is computed without ever holding all logits.
+
+    Raises:
+        ConfigError: It was asked for and the architecture does not allow it.
+    """
+    wish = config.training.chunked_loss
+    if wish == "off":
+        return False
+    logits = micro_batch * config.data.max_sequence_length * config.tokenizer.vocab_size * LOGITS_BYTES
+    memory = device_memory_bytes(device)
+    if wish == "auto" and (memory is None or logits < LOGITS_SHARE * memory):
+        return False
+    if supports_chunked_loss(model):
+        logger.info("the loss is computed in chunks (all logits would take %.1f GiB)", logits / 2**30)
+        return True
+    if wish == "on":
+        raise ConfigError(
+            f"training.chunked_loss: architecture {config.model.architecture!r} changes its logits after the output "
+            "projection, so they cannot be computed in chunks; set it to auto or off"
+        )
+    return False
+
+
+def wants_compile(wish: str, device: torch.device, expected_seconds: float | None) -> bool:
+    """Decide about torch.compile; `auto` compiles on CUDA when the time it saves repays the time it takes."""
+    if wish != "auto":
+        return wish == "on"
+    if device.type != "cuda" or expected_seconds is None:
+        return False
+    return expected_seconds * COMPILE_GAIN > COMPILE_SECONDS
+
+
+def device_memory_bytes(device: torch.device) -> int | None:
+    """Memory of the device that a model can use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return total_memory_bytes()

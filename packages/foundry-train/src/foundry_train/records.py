@@ -1,0 +1,73 @@
+"""Everything a run says about itself goes through here once: to metrics.jsonl, the sinks and the reporter.
+
+    {"kind":"step","attempt":1,"step":10,"epoch":0,"loss":5.25,"lr":0.001,"grad_norm":1.5,"tokens":81920, ...}
+    {"kind":"evaluation","attempt":1,"step":10,"suite":"test","loss":5.1,"perplexity":164.0, ...}
+    {"kind":"sample","attempt":1,"step":10,"prompt":"","text":"..."}
+    {"kind":"event","attempt":1,"step":10,"event":"oom","before":8,"after":4}
+
+Records are collected and written once a second and before every checkpoint, so a crash loses at most the last second;
+what was written beyond the checkpoint is cut off by the resume. How a line looks on disk is in `metrics_log.py`.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from foundry_train.hooks import StepRecord
+from foundry_train.progress import Reporter
+from foundry_train.sinks import BackgroundSink
+
+FLUSH_SECONDS = 1.0
+_NOT_WRITTEN = ("total_steps", "eta_seconds", "skipped")
+
+
+class RecordWriter:
+    """Collects records and hands them on; does nothing on ranks that have neither file, sinks nor reporter."""
+
+    def __init__(
+        self,
+        append: Callable[[Mapping[str, Any]], None],
+        *,
+        reporter: Reporter,
+        sinks: Sequence[BackgroundSink] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            append: Adds a record to metrics.jsonl, with the number of the attempt.
+            reporter: Told about every step.
+            sinks: Mirrors.
+            clock: Monotonic seconds.
+        """
+        self._append = append
+        self._reporter = reporter
+        self._sinks = sinks
+        self._clock = clock
+        self._waiting: list[Mapping[str, Any]] = []
+        self._last_flush = clock()
+
+    def step(self, record: StepRecord) -> None:
+        """Write and show one update."""
+        values = {name: getattr(record, name) for name in record.__struct_fields__ if name not in _NOT_WRITTEN}
+        self.log({"kind": "step", **values})
+        self._reporter.step(record)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Write one record; it must have `kind` and `step`."""
+        line = {**record, "time": round(time.time(), 3)}
+        self._waiting.append(line)
+        for sink in self._sinks:
+            sink.write(line)
+        if self._clock() - self._last_flush >= FLUSH_SECONDS:
+            self.flush()
+
+    def event(self, name: str, step: int, **details: Any) -> None:
+        """Write an event: `oom`, `resume`, `nonfinite_skip`, `overflow_skip`, `checkpoint`, `stop`, ..."""
+        self.log({"kind": "event", "step": step, "event": name, **details})
+
+    def flush(self) -> None:
+        """Hand what waits to the operating system."""
+        self._last_flush = self._clock()
+        waiting, self._waiting = self._waiting, []
+        for record in waiting:
+            self._append(record)

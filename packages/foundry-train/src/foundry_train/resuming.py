@@ -1,0 +1,142 @@
+"""Where a run begins: at step 0, at its own newest checkpoint, at a chosen one, or at a checkpoint of another run."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from foundry_config.errors import CheckpointError, ResumeMismatchError
+from foundry_train.checkpoint_list import CheckpointInfo, describe, list_checkpoints
+from foundry_train.checkpointing import CheckpointManager
+from foundry_train.lineage import fingerprint_changes
+from foundry_train.manifest import Manifest, ParentLink
+from foundry_train.optimizers import OptimizerGroup
+from foundry_train.restoring import DamagedCheckpointError, Parts, restore_full
+from foundry_train.run_dir import parse_resume
+from foundry_train.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+class Beginning(NamedTuple):
+    """Where and from what this process goes on."""
+
+    state: TrainState
+    from_step: int | None
+    """Step of the checkpoint that was loaded; None at the very start."""
+    manifest: Manifest | None = None
+    drift: Sequence[str] = ()
+    """Numeric differences to the process that saved it, which were allowed."""
+
+
+def begin(
+    manager: CheckpointManager,
+    model: torch.nn.Module,
+    optimizer: OptimizerGroup,
+    scaler: torch.amp.GradScaler | None,
+    *,
+    resume: str,
+    fingerprint: Mapping[str, Any],
+    allow_numeric_drift: bool,
+) -> Beginning:
+    """Load what there is to go on from; a fresh `TrainState` if there is nothing.
+
+    Raises:
+        CheckpointError: Checkpoints exist or were asked for, and none is valid.
+        ResumeMismatchError: The machine or its libraries would give other bits, and that was not allowed.
+    """
+    step = parse_resume(resume)
+    manager.clean_up()
+    if step is not None:
+        _check_exists(manager, step)
+        manager.rewind(step)
+    elif all(info.kind == "weights" and info.problem is None for info in manager.list()):
+        return _from_scratch(manager, resume)
+    state = manager.restore(model, optimizer, scaler, step=step)
+    info = next(info for info in manager.list() if info.step == state.step)
+    assert info.manifest is not None, "it was just loaded"
+    drift = check_drift(info.manifest.fingerprint, fingerprint, allowed=allow_numeric_drift)
+    return Beginning(state, state.step, info.manifest, drift)
+
+
+def fork_source(path: Path) -> CheckpointInfo:
+    """Return the checkpoint to fork from: `path` itself, or the newest full one of the run at `path`.
+
+    Raises:
+        CheckpointError: There is none that can be used.
+    """
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    if (folder / "MANIFEST.json").is_file():
+        name = folder.resolve().name
+        infos = [describe(folder, int(name.removeprefix("step-")) if name.startswith("step-") else 0)]
+    else:
+        infos = list_checkpoints(folder) if folder.is_dir() else []
+    usable = [info for info in infos if info.kind == "full" and info.problem is None]
+    if not usable:
+        reasons = "; ".join(f"{info.path.name}: {info.problem or info.kind + ' only'}" for info in infos)
+        raise CheckpointError(f"--fork {path}: no full checkpoint to start from ({reasons or 'nothing there'})")
+    return usable[-1]
+
+
+def begin_fork(
+    source: CheckpointInfo, model: torch.nn.Module, optimizer: OptimizerGroup, scaler: Any, *, data_digest: str
+) -> Beginning:
+    """Load the checkpoint of another run; on other data, the data order begins anew.
+
+    Raises:
+        CheckpointError: It is damaged.
+        ResumeMismatchError: It belongs to another model or optimizer.
+    """
+    try:
+        state = restore_full(source, Parts(model, optimizer, None, scaler))
+    except DamagedCheckpointError as error:
+        raise CheckpointError(f"--fork {source.path}: {error}") from error
+    assert source.manifest is not None, "fork_source has read it"
+    if source.manifest.data != data_digest:
+        logger.info("the fork trains on other data: its order begins anew")
+        state.epoch = state.position = 0
+    return Beginning(state, state.step, source.manifest)
+
+
+def parent_link(source: CheckpointInfo) -> ParentLink:
+    """The link that run.json keeps to the checkpoint it was forked from."""
+    assert source.manifest is not None, "fork_source has read it"
+    manifest = source.manifest
+    return ParentLink(step=manifest.step, self_digest=manifest.self_digest, run_id=manifest.run_id)
+
+
+def check_drift(saved: Mapping[str, Any], current: Mapping[str, Any], *, allowed: bool) -> list[str]:
+    """Return what makes this process compute other bits than the one that saved.
+
+    Raises:
+        ResumeMismatchError: Something does, and it was not allowed.
+    """
+    changes = fingerprint_changes(saved, current) if saved else []
+    if changes and not allowed:
+        lines = "".join(f"\n  {change}" for change in changes)
+        raise ResumeMismatchError(
+            f"going on here would not give the same bits as going on there:{lines}\n"
+            "use the same machine and libraries, or accept the difference with --allow-numeric-drift"
+        )
+    for change in changes:
+        logger.warning("numeric drift: %s", change)
+    return changes
+
+
+def _check_exists(manager: CheckpointManager, step: int) -> None:
+    steps = [info.step for info in manager.list() if info.kind == "full"]
+    if step not in steps:
+        known = ", ".join(map(str, steps)) or "none"
+        raise CheckpointError(f"--resume step={step}: there is no full checkpoint of that step; there are: {known}")
+
+
+def _from_scratch(manager: CheckpointManager, resume: str) -> Beginning:
+    """Begin at step 0; weights that were saved already will be made again, bit for bit."""
+    weights = [info.step for info in manager.list()]
+    if weights and resume == "must":
+        raise CheckpointError(f"nothing to resume: {manager.checkpoints} holds weights only (up to step {weights[-1]})")
+    if weights:
+        logger.warning("there are only weights (up to step %d) and no full checkpoint: beginning anew", weights[-1])
+    return Beginning(TrainState(), None)

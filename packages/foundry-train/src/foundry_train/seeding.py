@@ -1,0 +1,48 @@
+"""Seeds and determinism: the same config twice gives the same bits on the same machine."""
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+
+def set_seed(seed: int, *, deterministic: bool = False) -> None:
+    """Seed Python, NumPy and torch (every device).
+
+    Args:
+        seed: Any non-negative integer; NumPy, which takes 32 bits, gets it modulo 2**32.
+        deterministic: Also allow only deterministic algorithms (see `use_deterministic_algorithms`).
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if deterministic:
+        use_deterministic_algorithms()
+
+
+def use_deterministic_algorithms() -> None:
+    """Make torch refuse every operation that has no deterministic form.
+
+    cuBLAS reads its variable when it starts, so this must run before the first operation on CUDA.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+@contextlib.contextmanager
+def undisturbed_generators(device: torch.device) -> Iterator[None]:
+    """Run a block that may draw random numbers, then put torch's generators back as they were.
+
+    >>> before = torch.get_rng_state()
+    >>> with undisturbed_generators(torch.device("cpu")):
+    ...     _ = torch.rand(3)
+    >>> bool((torch.get_rng_state() == before).all())
+    True
+    """
+    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+    with torch.random.fork_rng(devices=[index] if device.type == "cuda" else []):
+        yield

@@ -1,0 +1,109 @@
+"""Ask the disk for room before it is needed: for the whole schedule before training, for each save before it starts.
+
+12 milestones x 0.50 GB + 3 full x 1.49 GB + 0.07 GB = 10.5 GB needed, 3.2 GB free on the volume of runs/a
+"""
+
+import errno
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from foundry_config.errors import StorageError
+from foundry_data import fs
+from foundry_model.pretrained import model_state
+from foundry_train.tensor_tree import optimizers_of
+
+MARGIN_BYTES = 64 * 2**20  # metrics, logs, tokenizer files
+_STATE_PER_PARAMETER = {"AdamW": 2, "Adam": 2, "SGD": 1, "Muon": 1, "Adafactor": 1}  # tensors of a parameter's size
+_DEFAULT_STATE = 2
+
+
+class CheckpointSizes(NamedTuple):
+    """What one checkpoint takes on disk. [bytes]"""
+
+    weights: int
+    full: int
+
+
+def checkpoint_sizes(model: nn.Module, optimizer: object) -> CheckpointSizes:
+    """Estimate the sizes of checkpoints, also before the optimizer holds any state."""
+    weights = sum(_bytes(tensor) for tensor in model_state(model).values())
+    state = 0
+    for member in optimizers_of(optimizer):
+        held = sum(_bytes(v) for entry in member.state.values() for v in entry.values() if isinstance(v, torch.Tensor))
+        factor = _STATE_PER_PARAMETER.get(type(member).__name__, _DEFAULT_STATE)
+        expected = factor * sum(_bytes(p) for group in member.param_groups for p in group["params"])
+        state += held or expected
+    return CheckpointSizes(weights, weights + state)
+
+
+def check_space(run_dir: Path, sizes: CheckpointSizes, *, milestones: int, milestone_kind: str, keep: int) -> int:
+    """Check that a whole schedule fits on the volume of `run_dir`; returns the bytes it needs.
+
+    Args:
+        run_dir: The run, or where it will be.
+        sizes: Of one checkpoint.
+        milestones: Scheduled checkpoints still to be written.
+        milestone_kind: `weights` or `full`.
+        keep: Rolling full checkpoints that are kept; one more is there while it is being written.
+
+    Raises:
+        StorageError: There is not enough room; the message shows the arithmetic.
+    """
+    each = sizes.full if milestone_kind == "full" else sizes.weights
+    needed = milestones * each + (keep + 1) * sizes.full + MARGIN_BYTES
+    free = free_bytes(run_dir)
+    if needed > free:
+        sum_text = f"{milestones} milestones x {gigabytes(each)} + {keep + 1} full x {gigabytes(sizes.full)}"
+        raise StorageError(
+            f"the checkpoints of this run do not fit: {sum_text} + {gigabytes(MARGIN_BYTES)} = {gigabytes(needed)} "
+            f"needed, {gigabytes(free)} free on the volume of {run_dir}; free some space, schedule fewer checkpoints, "
+            "lower training.keep_checkpoints, or set training.milestones: weights"
+        )
+    return needed
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes on the volume of `path`, which need not exist yet.
+
+    Raises:
+        StorageError: The volume does not answer.
+    """
+    existing = next((parent for parent in [path, *path.parents] if parent.exists()), Path("/"))
+    try:
+        return fs.backend().free_bytes(existing)
+    except OSError as error:
+        raise storage_error(error, existing) from error
+
+
+def storage_error(error: OSError, path: Path, *, needed: int | None = None) -> StorageError:
+    """Turn an error of the disk into a message that names the path, the error, and the room there was."""
+    name = errno.errorcode.get(error.errno or 0, "error")
+    where = error.filename or path
+    room = ""
+    if needed is not None:
+        room = f"; {gigabytes(needed)} needed"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        room += f", {_free_text(path)} free"
+    return StorageError(
+        f"cannot write {where}: {error.strerror or error} ({name}){room}; earlier checkpoints are intact"
+    )
+
+
+def gigabytes(size: int) -> str:
+    """Bytes for people. `gigabytes(1_490_000_000)` is `1.49 GB`."""
+    return f"{size / 1e9:.2f} GB" if size >= 10**7 else f"{size / 1e6:.3f} MB"
+
+
+def _free_text(path: Path) -> str:
+    existing = next((parent for parent in [path, *path.parents] if parent.exists()), Path("/"))
+    try:
+        return gigabytes(fs.backend().free_bytes(existing))
+    except OSError:
+        return "unknown"
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,233 @@
+"""Prove that a run, an export or a single checkpoint is what it claims to be.
+
+    verify_run(run)                    every hash, every digest, the chain of parents, no weights twice, nothing missing
+    verify_run(run, replay=100)        ... and that training again from a checkpoint reaches the next one, bit for bit
+    verify_run(run, against=other)     ... and where two runs part: the first step, checkpoint and tensor that differ
+    verify_folder(folder)              one checkpoint, an exported model, or a folder of exported revisions
+
+A finding is an error when something is wrong, and a note when something only cannot be told.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from foundry_config.errors import CheckpointError
+from foundry_model.safetensors_header import read_safetensors_metadata
+from foundry_train.checkpoint_list import CheckpointInfo, describe, file_problems, list_checkpoints
+from foundry_train.checkpoint_names import QUARANTINE
+from foundry_train.findings import Finding, VerifyReport
+from foundry_train.lineage import read_events
+from foundry_train.manifest import MANIFEST_NAME, WEIGHT_FILES, Manifest
+from foundry_train.run_difference import compare_runs_bitwise, step_records, tensors_of
+from foundry_train.safetensors_reader import load_new
+from foundry_train.safetensors_writer import weights_digest
+
+Replayer = Callable[[CheckpointInfo, int], str]
+"""Trains from a full checkpoint to a step, apart from the run; returns the digest of the weights there."""
+
+_UNWANTED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".py", ".so", ".metadata", ".distcp"}  # can hold code
+
+
+def verify_run(
+    run: str | Path, *, replay: int = 0, replayer: Replayer | None = None, against: str | Path | None = None
+) -> VerifyReport:
+    """Verify a run directory.
+
+    Args:
+        run: The run directory.
+        replay: Steps that may be repeated to check one checkpoint against another; 0 repeats none.
+        replayer: Repeats them (see `replay.py`).
+        against: Another run directory to compare with.
+
+    Raises:
+        CheckpointError: `run` or `against` is not a run directory.
+    """
+    run = _run_directory(run)
+    infos = list_checkpoints(run / "checkpoints")
+    findings = [*_check_all(infos), *_check_chain(infos, read_events(run)), *_check_duplicates(infos, run)]
+    findings += _check_run(run, infos)
+    span = None
+    if replay:
+        span, outcome = _check_replay(infos, replay, replayer)
+        findings += outcome
+    if against is not None:
+        findings += compare_runs_bitwise(run, _run_directory(against))
+    return _report(infos, findings, span)
+
+
+def verify_folder(folder: str | Path) -> VerifyReport:
+    """Verify a checkpoint, an exported or downloaded model, a folder of such, or a run.
+
+    Raises:
+        CheckpointError: Nothing in the folder can be verified.
+    """
+    folder = Path(folder)
+    if (folder / "run.json").is_file():
+        return verify_run(folder)
+    if (folder / MANIFEST_NAME).is_file():
+        info = _describe_export(folder)
+        return _report([info], list(_check_one(info)), None)
+    exports = [path for path in sorted(folder.iterdir()) if (path / MANIFEST_NAME).is_file()] if folder.is_dir() else []
+    if exports:
+        infos = sorted((_describe_export(path) for path in exports), key=lambda info: info.step)
+        findings = [*_check_all(infos), *_check_chain(infos, []), *_check_duplicates(infos, None)]
+        return _report(infos, findings, None)
+    return _verify_lone_weights(folder)
+
+
+def _check_all(infos: Sequence[CheckpointInfo]) -> Iterator[Finding]:
+    for info in infos:
+        yield from _check_one(info)
+
+
+def _check_one(info: CheckpointInfo) -> Iterator[Finding]:
+    """Manifest, sizes, hashes, the digest of the weights, and files that do not belong there."""
+    if info.manifest is None or info.problem is not None:
+        yield Finding(True, info.path.name, str(info.problem))
+        return
+    problems = file_problems(info.path, info.manifest)
+    for problem in problems:
+        yield Finding(True, info.path.name, problem)
+    yield from _check_weights(info, info.manifest, proven=not problems)
+    yield from _check_extra_files(info.path, info.manifest)
+
+
+def _check_weights(info: CheckpointInfo, manifest: Manifest, *, proven: bool) -> Iterator[Finding]:
+    try:
+        digest = weights_digest(tensors_of(info))
+    except (CheckpointError, OSError) as error:
+        if proven:
+            yield Finding(True, info.path.name, str(error))
+        return
+    if digest != manifest.weights.digest:
+        yield Finding(True, info.path.name, f"the weights have the digest {digest}, expected {manifest.weights.digest}")
+    elif not proven:
+        yield Finding(False, info.path.name, "the weights themselves are exactly those that were saved")
+
+
+def _check_extra_files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or name in manifest.files or name == MANIFEST_NAME:
+            continue
+        suspicious = path.suffix in _UNWANTED or path.name in _UNWANTED
+        yield Finding(suspicious, f"{folder.name}/{name}", "is not listed in the manifest")
+
+
+def _check_chain(infos: Sequence[CheckpointInfo], events: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Every parent is an earlier checkpoint that exists, or one that the lineage says existed."""
+    manifests = [info.manifest for info in infos if info.manifest is not None]
+    known = {digest: m.step for m in manifests for digest in [m.self_digest, *m.supersedes]}
+    recorded = {str(event.get("manifest")): int(event["step"]) for event in events if event.get("event") == "save"}
+    for manifest in manifests:
+        where, parent = f"step-{manifest.step:08d}", manifest.parent
+        if parent is None or parent.run_id is not None:
+            continue
+        step = known.get(parent.self_digest, recorded.get(parent.self_digest))
+        if parent.step >= manifest.step:
+            yield Finding(True, where, f"its parent is step {parent.step}, which is not before it")
+        elif step is None and any(m.step == parent.step for m in manifests):
+            yield Finding(True, where, f"its parent is another step {parent.step} than the one that is here")
+        elif step is None:
+            yield Finding(False, where, f"its parent, step {parent.step}, is neither here nor in the lineage")
+        elif step != parent.step:
+            yield Finding(True, where, f"it names step {parent.step} as parent, but that digest is of step {step}")
+
+
+def _check_duplicates(infos: Sequence[CheckpointInfo], run: Path | None) -> Iterator[Finding]:
+    """No two steps hold the same weights, unless the metrics say that no update between them changed anything."""
+    first: dict[str, int] = {}
+    for info in infos:
+        if info.manifest is None:
+            continue
+        digest = info.manifest.weights.digest
+        if digest not in first:
+            first[digest] = info.step
+        elif run is None or not _idle_between(run, first[digest], info.step):
+            yield Finding(True, info.path.name, f"holds the same weights as step {first[digest]}")
+
+
+def _idle_between(run: Path, start: int, end: int) -> bool:
+    steps = [record for record in step_records(run) if start < record["step"] <= end]
+    return len(steps) == end - start and all(r.get("skipped") or r.get("lr") == 0 for r in steps)
+
+
+def _check_run(run: Path, infos: Sequence[CheckpointInfo]) -> Iterator[Finding]:
+    """All checkpoints are of this run, and every milestone that was saved is still there."""
+    try:
+        run_id = json.loads((run / "run.json").read_bytes())["run_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        yield Finding(True, "run.json", "is missing or damaged")
+        return
+    for info in infos:
+        if info.manifest is not None and info.manifest.run_id != run_id:
+            yield Finding(True, info.path.name, f"belongs to the run {info.manifest.run_id}, this is {run_id}")
+    here = {info.step for info in infos}
+    saved = {int(e["step"]) for e in read_events(run) if e.get("event") == "save" and e.get("milestone")}
+    for step in sorted(saved - here):
+        yield Finding(True, f"step-{step:08d}", "was saved as a milestone and is gone")
+    shelf = run / "checkpoints" / QUARANTINE
+    for path in sorted(shelf.iterdir()) if shelf.is_dir() else []:
+        yield Finding(False, f"{QUARANTINE}/{path.name}", "was put aside")
+
+
+def _check_replay(
+    infos: Sequence[CheckpointInfo], limit: int, replayer: Replayer | None
+) -> tuple[tuple[int, int] | None, list[Finding]]:
+    """Repeat the newest stretch of at most `limit` steps that begins at a full checkpoint and ends at any."""
+    if replayer is None:
+        raise ValueError("a replay needs a replayer")
+    sound = [info for info in infos if info.problem is None and info.manifest is not None]
+    pairs = [(a, b) for a, b in itertools.pairwise(sound) if a.kind == "full" and b.step - a.step <= limit]
+    if not pairs:
+        message = f"no checkpoint lies within {limit} steps after a full one; nothing was repeated"
+        return None, [Finding(False, "replay", message)]
+    start, end = pairs[-1]
+    digest = replayer(start, end.step)
+    span = (start.step, end.step)
+    if end.manifest is not None and digest == end.manifest.weights.digest:
+        return span, []
+    message = f"training again from step {start.step} reaches other weights than the run did: {digest}"
+    return span, [Finding(True, end.path.name, message)]
+
+
+def _describe_export(folder: Path) -> CheckpointInfo:
+    """Describe a folder whose name need not say its step."""
+    info = describe(folder, 0)
+    if info.manifest is None:
+        return info
+    return describe(folder, info.manifest.step)
+
+
+def _verify_lone_weights(folder: Path) -> VerifyReport:
+    """Weights without a manifest: compare them with the digest that our files carry in their metadata."""
+    files = [path for path in sorted(folder.glob("*.safetensors")) if WEIGHT_FILES.fullmatch(path.name)]
+    if not files:
+        raise CheckpointError(f"{folder}: neither a run nor a checkpoint nor a folder of them; nothing to verify")
+    tensors = {key: tensor for path in files for key, tensor in load_new(path).tensors.items()}
+    claimed = {read_safetensors_metadata(path).get("foundry.weights") for path in files}
+    digest = weights_digest(tensors)
+    if claimed == {digest}:
+        finding = Finding(False, folder.name, f"the weights are those that the file says: {digest}")
+    elif claimed == {None}:
+        finding = Finding(False, folder.name, f"without a manifest there is nothing to compare with; digest {digest}")
+    else:
+        finding = Finding(
+            True, folder.name, f"the weights have the digest {digest}, the files say {sorted(map(str, claimed))}"
+        )
+    return VerifyReport(1, len(files), sum(path.stat().st_size for path in files), None, (finding,))
+
+
+def _report(infos: Sequence[CheckpointInfo], findings: list[Finding], span: tuple[int, int] | None) -> VerifyReport:
+    files = sum(len(info.manifest.files) for info in infos if info.manifest)
+    return VerifyReport(len(infos), files, sum(info.bytes for info in infos), span, tuple(findings))
+
+
+def _run_directory(path: str | Path) -> Path:
+    path = Path(path)
+    if not (path / "run.json").is_file() and not (path / "checkpoints").is_dir():
+        raise CheckpointError(f"{path} is not a run directory: it has neither run.json nor checkpoints")
+    return path

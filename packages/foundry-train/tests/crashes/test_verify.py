@@ -1,0 +1,229 @@
+"""Verification finds what is wrong with a run, an export or a lone file, and says nothing is wrong when nothing is."""
+
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+from foundry_config.errors import CheckpointError
+from foundry_train.manifest import MANIFEST_NAME, ParentLink, read_manifest, seal
+from foundry_train.verify import VerifyReport, verify_folder, verify_run
+
+
+@pytest.fixture(scope="module")
+def finished(harness: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("finished")
+    harness.train(root)
+    return root / "run"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run", symlinks=True))
+
+
+def errors(report: VerifyReport) -> list[str]:
+    return [str(finding) for finding in report.findings if finding.is_error]
+
+
+def reseal(folder: Path, **changes: Any) -> None:
+    (folder / MANIFEST_NAME).write_bytes(seal(msgspec.structs.replace(read_manifest(folder), **changes))[1])
+
+
+def checkpoint(run: Path, step: int) -> Path:
+    return run / f"checkpoints/step-{step:08d}"
+
+
+def test_a_sound_run_is_sound(run: Path) -> None:
+    report = verify_run(run)
+
+    assert report.ok and errors(report) == []
+    assert (report.checkpoints, report.files) == (3, 9)
+    assert report.bytes > 10_000
+
+
+def test_a_damaged_file_is_named_and_the_weights_are_judged_apart(run: Path) -> None:
+    path = checkpoint(run, 4) / "trainer/state.json"
+    path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
+
+    report = verify_run(run)
+
+    assert errors(report) == [
+        "error: step-00000004: trainer/state.json is damaged: its SHA-256 is not the one in the manifest"
+    ]
+    assert any("exactly those that were saved" in finding.message for finding in report.findings)
+
+
+def test_unreadable_and_missing_parts_are_named(run: Path) -> None:
+    (checkpoint(run, 4) / MANIFEST_NAME).unlink()
+    (checkpoint(run, 3) / "model.safetensors").write_bytes(b"x" * 9)
+
+    found = errors(verify_run(run))
+
+    assert any("step-00000004: MANIFEST.json is missing" in line for line in found)
+    assert any("step-00000003: model.safetensors has 9 bytes" in line for line in found)
+
+
+def test_files_that_could_hold_code_are_errors_and_others_notes(run: Path) -> None:
+    for name in ("pytorch_model.bin", "modeling.py", ".metadata", "notes.txt"):
+        (checkpoint(run, 4) / name).write_text("x")
+
+    report = verify_run(run)
+
+    assert len(errors(report)) == 3
+    assert sum("notes.txt" in finding.where for finding in report.findings) == 1
+
+
+def test_weights_that_stand_under_two_steps_are_found(run: Path) -> None:
+    twin = Path(shutil.copytree(checkpoint(run, 4), checkpoint(run, 7)))
+    reseal(twin, step=7)
+
+    assert any("step-00000007: holds the same weights as step 4" in line for line in errors(verify_run(run)))
+
+
+def test_weights_that_no_update_changed_may_be_equal(run: Path) -> None:
+    twin = Path(shutil.copytree(checkpoint(run, 4), checkpoint(run, 5)))
+    reseal(twin, step=5)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "step", "step": 5, "lr": 0.0}) + "\n")
+
+    assert verify_run(run).ok
+
+
+@pytest.mark.parametrize(
+    ("parent", "message"),
+    [
+        (ParentLink(3, "sha256:wrong"), "its parent is another step 3"),
+        (ParentLink(9, "sha256:wrong"), "which is not before it"),
+    ],
+)
+def test_a_broken_chain_is_found(run: Path, parent: ParentLink, message: str) -> None:
+    reseal(checkpoint(run, 4), parent=parent)
+
+    assert any(message in line for line in errors(verify_run(run)))
+
+
+def test_a_parent_digest_under_another_step_is_found_and_an_unknown_one_only_noted(run: Path) -> None:
+    third = read_manifest(checkpoint(run, 3)).self_digest
+    reseal(checkpoint(run, 4), parent=ParentLink(2, third))
+    assert any("names step 2 as parent, but that digest is of step 3" in line for line in errors(verify_run(run)))
+
+    reseal(checkpoint(run, 4), parent=ParentLink(1, "sha256:unknown"))
+    report = verify_run(run)
+    assert any("neither here nor in the lineage" in finding.message for finding in report.findings)
+
+
+def test_a_parent_that_retention_removed_is_known_from_the_lineage(run: Path) -> None:
+    assert not checkpoint(run, 1).exists()
+    assert read_manifest(checkpoint(run, 2)).parent is not None
+
+    assert not any("lineage" in finding.message for finding in verify_run(run).findings)
+
+
+def test_a_foreign_checkpoint_a_lost_milestone_and_the_quarantine_are_reported(run: Path) -> None:
+    reseal(checkpoint(run, 4), run_id="foreign")
+    shutil.rmtree(checkpoint(run, 2))
+    (run / "checkpoints/.quarantine/step-00000009").mkdir(parents=True)
+
+    report = verify_run(run)
+
+    assert any("belongs to the run foreign" in line for line in errors(report))
+    assert any("step-00000002: was saved as a milestone and is gone" in line for line in errors(report))
+    assert any(finding.message == "was put aside" for finding in report.findings)
+    (run / "run.json").write_text("{}")
+    assert any("run.json" in line for line in errors(verify_run(run)))
+
+
+def test_a_replay_compares_the_newest_stretch(run: Path) -> None:
+    asked = []
+    expected = read_manifest(checkpoint(run, 4)).weights.digest
+
+    def replayer(start: Any, to_step: int) -> str:
+        asked.append((start.step, to_step))
+        return expected
+
+    report = verify_run(run, replay=1, replayer=replayer)
+    assert report.ok and report.replayed == (3, 4) == asked[0]
+    other = verify_run(run, replay=1, replayer=lambda start, step: "sha256:other")
+    assert any("training again from step 3 reaches other weights" in line for line in errors(other))
+    with pytest.raises(ValueError, match="needs a replayer"):
+        verify_run(run, replay=1)
+
+
+def test_a_replay_without_a_short_enough_stretch_is_noted(run: Path) -> None:
+    shutil.rmtree(checkpoint(run, 3))
+
+    report = verify_run(run, replay=5, replayer=lambda start, step: "")
+
+    assert report.replayed is None
+    assert any("nothing was repeated" in finding.message for finding in report.findings)
+
+
+def test_equal_runs_do_not_part(run: Path, finished: Path) -> None:
+    report = verify_run(run, against=finished)
+
+    assert report.ok
+    assert any("4 steps compared" in finding.message for finding in report.findings)
+    assert any("3 checkpoints of the same steps compared" in finding.message for finding in report.findings)
+
+
+def test_the_first_step_checkpoint_and_tensor_that_differ_are_named(
+    harness: ModuleType, run: Path, tmp_path: Path
+) -> None:
+    harness.train(tmp_path / "other", harness.Variant(dropout=0.2))
+
+    found = errors(verify_run(run, against=tmp_path / "other/run"))
+
+    assert any("step 1: loss differs first here" in line for line in found)
+    assert any("step-00000002: the weights differ first here, in the tensor '0.weight'" in line for line in found)
+
+
+def test_another_batch_is_told_from_another_loss(run: Path, finished: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    other = [json.dumps(json.loads(line) | {"tokens": 5}) for line in lines]
+    mine = [json.dumps(json.loads(line) | {"tokens": 4}) for line in lines]
+    twin = Path(shutil.copytree(run, run.parent / "twin", symlinks=True))
+    (run / "metrics.jsonl").write_text("\n".join(mine) + "\n")
+    (twin / "metrics.jsonl").write_text("\n".join(other) + "\n")
+
+    assert any(
+        "the batch differs first here (tokens: 4 and 5)" in line for line in errors(verify_run(run, against=twin))
+    )
+
+
+def test_an_export_is_verified_by_itself_and_as_a_family(run: Path, tmp_path: Path) -> None:
+    family = tmp_path / "family"
+    for step, name in ((2, "chck_2M"), (4, "chck_4M")):
+        shutil.copytree(checkpoint(run, step), family / name)
+
+    assert verify_folder(family / "chck_2M").ok
+    assert verify_folder(family).checkpoints == 2 and verify_folder(family).ok
+    assert verify_folder(run).checkpoints == 3
+    (family / "chck_4M/model.safetensors").write_bytes(b"x")
+    assert not verify_folder(family).ok
+
+
+def test_weights_alone_are_compared_with_what_they_say_of_themselves(run: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    shutil.copy(checkpoint(run, 4) / "model.safetensors", lone)
+    assert verify_folder(lone).ok
+    tensors = load_file(lone / "model.safetensors")
+
+    save_file(tensors, lone / "model.safetensors")
+    assert any("nothing to compare with" in finding.message for finding in verify_folder(lone).findings)
+    save_file(tensors, lone / "model.safetensors", {"foundry.weights": "sha256:other"})
+    assert not verify_folder(lone).ok
+
+
+def test_what_is_no_run_and_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a run directory"):
+        verify_run(tmp_path)
+    with pytest.raises(CheckpointError, match="nothing to verify"):
+        verify_folder(tmp_path / "missing")

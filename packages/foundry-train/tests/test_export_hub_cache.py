@@ -1,0 +1,71 @@
+"""The offline Hugging Face cache."""
+
+import pytest
+
+from foundry_config.errors import ConfigError
+from foundry_train.export.hub_cache import add_revision, repository_folder
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "source").mkdir()
+    paths = {name: tmp_path / "source" / name for name in ("config.json", "model.safetensors")}
+    for name, path in paths.items():
+        path.write_bytes(f"content of {name}".encode())
+    return paths
+
+
+def test_a_revision_points_to_a_snapshot_with_every_file(tmp_path, files):
+    folder = repository_folder(tmp_path / "cache", "local/babylm")
+
+    snapshot = add_revision(folder, "chck_1M", files)
+
+    assert folder.name == "models--local--babylm"
+    assert (folder / "refs" / "chck_1M").read_text() == snapshot.name
+    assert {p.name: p.read_bytes() for p in snapshot.iterdir()} == {n: p.read_bytes() for n, p in files.items()}
+
+
+def test_huggingface_hub_itself_finds_each_revision(tmp_path, files):
+    hub = pytest.importorskip("huggingface_hub")
+    folder = repository_folder(tmp_path / "cache", "local/babylm")
+    add_revision(folder, "chck_1M", files)
+    files["model.safetensors"].write_bytes(b"later weights")
+    add_revision(folder, "chck_2M", files)
+
+    found = {
+        revision: hub.try_to_load_from_cache(
+            "local/babylm", "model.safetensors", cache_dir=tmp_path / "cache", revision=revision
+        )
+        for revision in ("chck_1M", "chck_2M", "chck_9M")
+    }
+
+    assert open(found["chck_1M"], "rb").read() == b"content of model.safetensors"  # noqa: SIM115, PTH123
+    assert open(found["chck_2M"], "rb").read() == b"later weights"  # noqa: SIM115, PTH123
+    assert found["chck_9M"] is None
+
+
+def test_files_that_revisions_share_are_stored_once(tmp_path, files):
+    folder = repository_folder(tmp_path, "name")
+    add_revision(folder, "a", files)
+    files["model.safetensors"].write_bytes(b"other")
+    add_revision(folder, "b", files)
+
+    assert len(list((folder / "blobs").iterdir())) == 3
+
+
+def test_adding_the_same_revision_again_changes_nothing(tmp_path, files):
+    folder = repository_folder(tmp_path, "name")
+
+    assert add_revision(folder, "a", files) == add_revision(folder, "a", files)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b/c", "", "/etc", "a/..", "a b"])
+def test_a_repository_name_that_could_leave_the_cache_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="owner/name"):
+        repository_folder(tmp_path, name)
+
+
+@pytest.mark.parametrize("revision", ["../main", "", "a/b", "..", "-x"])
+def test_a_revision_that_could_leave_the_cache_is_refused(tmp_path, files, revision):
+    with pytest.raises(ConfigError, match="revision"):
+        add_revision(tmp_path / "repository", revision, files)

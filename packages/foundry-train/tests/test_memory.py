@@ -1,0 +1,103 @@
+"""Memory settings, numbers and errors."""
+
+import logging
+import os
+
+import pytest
+import torch
+
+from foundry_train import memory
+from foundry_train.memory import MemoryUse, is_out_of_memory, memory_use, setup_memory, warn_if_fragmented
+
+
+def test_memory_management_on_cuda_sets_growing_segments_and_resets_the_peak(monkeypatch):
+    calls = []
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", calls.append)
+
+    setup_memory(torch.device("cuda"))
+
+    assert os.environ.pop("PYTORCH_CUDA_ALLOC_CONF") == "expandable_segments:True"
+    assert calls == [torch.device("cuda")]
+
+
+def test_allocator_settings_of_the_user_are_left_alone(monkeypatch):
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+
+    setup_memory(torch.device("cuda"))
+
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
+
+
+def test_cpu_allocator_is_left_alone_when_the_user_has_set_it(monkeypatch):
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
+
+    assert memory.tune_cpu_allocator() is False
+
+
+def test_cpu_allocator_is_left_alone_where_there_is_no_glibc(monkeypatch):
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("musl", "1.2"))
+
+    assert memory.tune_cpu_allocator() is False
+
+
+def test_memory_use_on_a_cpu_is_the_resident_size():
+    before = memory_use(torch.device("cpu"))
+    block = torch.ones(64 * 2**20 // 4)
+    after = memory_use(torch.device("cpu"))
+
+    assert 48 * 2**20 < after.used - before.used < 128 * 2**20
+    assert after.peak >= after.used and block.sum() > 0
+
+
+def test_memory_use_on_cuda_reads_the_counters_of_the_allocator(monkeypatch):
+    counters = {
+        "allocated_bytes.all.current": 60,
+        "allocated_bytes.all.peak": 80,
+        "reserved_bytes.all.current": 100,
+    }
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _: counters)
+
+    use = memory_use(torch.device("cuda"))
+
+    assert use == MemoryUse(used=60, peak=80, reserved=100)
+    assert use.fragmentation == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("used", "reserved", "warned"), [(1, 8, True), (7, 8, False), (0.01, 0.1, False)], ids=["torn", "full", "small"]
+)
+def test_memory_monitoring_detects_fragmentation(used, reserved, warned, caplog):
+    use = MemoryUse(used=int(used * 2**30), peak=0, reserved=int(reserved * 2**30))
+
+    with caplog.at_level(logging.WARNING):
+        assert warn_if_fragmented(use) is warned
+
+    assert ("fragmented" in caplog.text) is warned
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_only_errors_about_memory_count_as_out_of_memory(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_real_failure_of_the_cpu_allocator_counts_as_out_of_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50, dtype=torch.int8)
+
+    assert is_out_of_memory(caught.value)

@@ -1,0 +1,155 @@
+"""Finding the micro-batch: by trying, by estimate, from memory."""
+
+import json
+import logging
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_config import config_from_dict
+from foundry_config.errors import MemoryExhaustedError
+from foundry_train import micro_batch
+from foundry_train.distributed import World
+from foundry_train.micro_batch import find_micro_batch, first_micro_batch, largest_by_estimate, largest_that_fits
+
+CPU = torch.device("cpu")
+
+
+def make_config(size, *, accumulation: int = 1, **training):
+    settings = {"output_dir": "run", "learning_rate": 0.1, "gradient_accumulation_steps": accumulation}
+    return config_from_dict(
+        {
+            "experiment_name": "memory",
+            "data": {"source_corpus": "none", "batch_size": 12, "max_sequence_length": 8},
+            "tokenizer": {"vocab_size": 300},
+            "model": {
+                "layers": 1,
+                "embedding_size": 8,
+                "hidden_size": 8,
+                "intermediate_hidden_size": 8,
+                "attention_heads": 1,
+            },
+            "training": settings | {"micro_batch_size": size} | training,
+        }
+    )
+
+
+def find(config, run_dir, world: World | None = None):
+    return find_micro_batch(
+        config,
+        world or World(),
+        run_dir,
+        loss_function=None,
+        model=torch.nn.Linear(2, 2),
+        optimizer=None,
+        precision=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "accumulation", "ranks", "expected"),
+    [(None, 1, 1, 12), (None, 4, 1, 12), (None, 4, 2, 6), (5, 1, 1, 5), (12, 2, 1, 12), ("auto", 4, 2, 24)],
+)
+def test_the_first_micro_batch_is_what_the_config_says_within_the_share_of_the_rank(
+    size, accumulation, ranks, expected
+):
+    world = World(0, ranks, CPU)
+
+    assert first_micro_batch(make_config(size, accumulation=accumulation), world) == expected
+
+
+@given(st.integers(1, 200), st.integers(1, 300))
+def test_the_largest_share_that_fits_is_found_with_few_tries(start, limit):
+    tries = []
+
+    def attempt(size: int) -> None:
+        tries.append(size)
+        if size > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    found = largest_that_fits(attempt, start, device=CPU)
+
+    assert found <= limit and (found == start or 2 * found + 1 > limit)
+    assert len(tries) <= start.bit_length()
+
+
+def test_not_even_one_sequence_is_an_error_with_advice():
+    def attempt(size: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(MemoryExhaustedError, match="max_sequence_length"):
+        largest_that_fits(attempt, 8, device=CPU)
+
+
+def test_other_errors_of_a_try_are_not_swallowed():
+    def attempt(size: int) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        largest_that_fits(attempt, 8, device=CPU)
+
+
+def test_tries_leave_the_random_generators_alone():
+    before = torch.get_rng_state()
+
+    largest_that_fits(lambda size: torch.rand(size).sum(), 8, device=CPU, reserve_bytes=1000)
+
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_on_a_cpu_the_estimate_decides(caplog):
+    assert largest_by_estimate(lambda size: size * 100, 16, available=1000) == 8
+    with caplog.at_level(logging.WARNING):
+        assert largest_by_estimate(lambda size: 10**9, 16, available=1000) == 1
+    assert "may be too much" in caplog.text
+
+
+def test_auto_is_found_once_and_remembered_for_the_same_conditions(tmp_path, monkeypatch):
+    asked = []
+
+    def estimate(config, world, size):
+        asked.append(size)
+        return size * 2**30
+
+    monkeypatch.setattr(micro_batch, "_estimated_bytes", estimate)
+    monkeypatch.setattr(micro_batch, "available_memory_bytes", lambda: 8 * 2**30)
+
+    first = find(make_config("auto"), tmp_path)
+    tries = len(asked)
+    second = find(make_config("auto"), tmp_path)
+    other = find(make_config("auto", precision="bf16"), tmp_path)
+
+    assert first == second == other == 6 and tries == 2 and len(asked) == 4
+    assert json.loads((tmp_path / "micro_batch.json").read_bytes())["micro_batch"] == 6
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"key": {}, "micro_batch": 3}', b'{"micro_batch": -1}'])
+def test_a_damaged_memory_is_ignored(tmp_path, monkeypatch, content):
+    (tmp_path / "micro_batch.json").write_bytes(content)
+    monkeypatch.setattr(micro_batch, "_estimated_bytes", lambda *_: 1)
+
+    assert find(make_config("auto"), tmp_path) == 12
+
+
+def test_a_given_size_is_not_looked_for(tmp_path):
+    assert find(make_config(4), tmp_path) == 4 and not list(tmp_path.iterdir())
+
+
+def test_a_try_is_a_forward_and_backward_pass_that_leaves_no_gradient():
+    from foundry_train.optimizers import OptimizerGroup
+    from foundry_train.precision import make_precision
+
+    layer = torch.nn.Embedding(300, 1)
+    seen = []
+
+    def loss_function(ids, labels, positions, mask):
+        seen.append((tuple(ids.shape), positions is not None))
+        return layer(ids).sum(), None
+
+    config = make_config("auto")
+    group = OptimizerGroup([torch.optim.SGD(layer.parameters(), lr=0.1)])
+    micro_batch._attempt(config, CPU, loss_function, group, make_precision("fp32", CPU))(3)
+
+    assert seen == [((3, 8), False)] and layer.weight.grad is None

@@ -1,0 +1,147 @@
+"""Which parameter gets which optimizer and which decay, and that each one learns."""
+
+import pytest
+import torch
+from torch import nn
+
+from foundry_config import TrainingConfig
+from foundry_config.errors import ConfigError
+from foundry_train.optimizers import OPTIMIZERS, OptimizerGroup, hidden_matrices, make_optimizer
+
+CPU = torch.device("cpu")
+
+
+class Blocks(nn.Module):
+    """An embedding, two matrices with biases, a norm and a tied head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 11, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(ids)
+        return self.head(self.norm(hidden + self.down(torch.relu(self.up(hidden)))))
+
+
+def settings(**changes):
+    return TrainingConfig(output_dir="run", learning_rate=0.02, weight_decay=0.1, **changes)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_every_optimizer_lowers_the_loss_of_a_small_problem(name):
+    torch.manual_seed(0)
+    model = Blocks()
+    optimizer = make_optimizer(model, settings(optimizer=name), CPU)
+    ids = torch.arange(11)
+
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(ids), ids.roll(1))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_every_parameter_is_updated_by_exactly_one_optimizer_and_only_matrices_decay(name):
+    model = Blocks()
+
+    optimizer = make_optimizer(model, settings(optimizer=name), CPU)
+
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(map(id, held)) == sorted(id(parameter) for parameter in model.parameters())
+    for group in optimizer.param_groups:
+        expected = {0.1} if group["params"][0].ndim >= 2 else {0.0}
+        assert {group["weight_decay"]} == expected
+        assert len({parameter.ndim >= 2 for parameter in group["params"]}) == 1
+
+
+def test_muon_takes_hidden_matrices_and_leaves_embedding_head_and_vectors_to_adamw():
+    model = Blocks()
+
+    muon, adamw = make_optimizer(model, settings(optimizer="muon"), CPU).optimizers
+
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model.up.weight), id(model.down.weight)]
+    assert hidden_matrices(model) == [model.up.weight, model.down.weight]
+
+
+def test_muon_refuses_a_model_without_hidden_matrices():
+    with pytest.raises(ConfigError, match="use adamw"):
+        make_optimizer(nn.Embedding(4, 4), settings(optimizer="muon"), CPU)
+
+
+def test_adamw_equals_torch_with_the_settings_of_the_config():
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
+    theirs.load_state_dict(ours.state_dict())
+    group = make_optimizer(ours, settings(adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6), CPU)
+    groups = [{"params": [theirs.weight], "weight_decay": 0.1}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=0.02, betas=(0.8, 0.95), eps=1e-6)
+
+    for step in range(5):
+        x = torch.full((2, 4), float(step))
+        for model, optimizer in ((ours, group), (theirs, reference)):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(ours.bias, theirs.bias)
+
+
+def test_learning_rate_reaches_every_group_of_every_member():
+    group = make_optimizer(Blocks(), settings(optimizer="muon"), CPU)
+
+    group.set_learning_rate(0.125)
+
+    assert {entry["lr"] for entry in group.param_groups} == {0.125}
+
+
+def test_zero_grad_drops_gradients_instead_of_filling_them_with_zeros():
+    layer = nn.Linear(2, 2)
+    group = OptimizerGroup([torch.optim.SGD(layer.parameters(), lr=0.1)])
+    layer(torch.ones(1, 2)).sum().backward()
+
+    group.zero_grad()
+
+    assert layer.weight.grad is None and layer.bias.grad is None
+
+
+def test_frozen_parameters_are_left_out():
+    model = Blocks()
+    model.up.weight.requires_grad_(False)
+
+    optimizer = make_optimizer(model, settings(), CPU)
+
+    assert all(p is not model.up.weight for group in optimizer.param_groups for p in group["params"])
+
+
+def test_unknown_optimizer_names_the_nearest_one():
+    with pytest.raises(ConfigError, match="Did you mean 'adamw'"):
+        make_optimizer(Blocks(), settings(optimizer="adamv"), CPU)
+
+
+def test_own_optimizer_is_imported_by_name_and_its_type_is_checked(tmp_path, monkeypatch):
+    module = """import torch
+def plain(model, training, device): return torch.optim.SGD(model.parameters(), lr=training.learning_rate)
+def broken(model, training, device): return [1, 2]
+"""
+    (tmp_path / "my_optimizers.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    group = make_optimizer(Blocks(), settings(optimizer="my_optimizers:plain"), CPU)
+
+    assert isinstance(group.optimizers[0], torch.optim.SGD)
+    with pytest.raises(ConfigError, match=r"must return a torch\.optim\.Optimizer"):
+        make_optimizer(Blocks(), settings(optimizer="my_optimizers:broken"), CPU)

@@ -1,0 +1,95 @@
+"""Seeds, devices and peaks."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from foundry_config.errors import ConfigError
+from foundry_train.devices import get_device, peak_flops
+from foundry_train.seeding import set_seed
+
+
+def draws() -> tuple[float, float, float]:
+    return random.random(), float(np.random.random()), float(torch.rand(()))
+
+
+def test_set_seed_makes_results_reproducible():
+    set_seed(7)
+    first = draws()
+    set_seed(7)
+    second = draws()
+    set_seed(8)
+
+    assert first == second
+    assert draws() != first
+
+
+def test_set_seed_takes_seeds_beyond_32_bits():
+    set_seed(2**63 - 1)
+    large = draws()
+    set_seed(2**32 - 1)
+
+    assert draws() != large
+
+
+def test_deterministic_seed_turns_on_deterministic_algorithms(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        set_seed(1, deterministic=True)
+
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_cuda_is_detected(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    assert get_device() == torch.device("cuda")
+    assert get_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(ConfigError, match="there are 1 CUDA devices"):
+        get_device("cuda:3")
+
+
+def test_device_falls_back_to_the_cpu_when_there_is_no_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+    assert get_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize("wish", ["cuda", "mps"])
+def test_a_device_asked_for_by_name_is_never_replaced_silently(wish, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+    with pytest.raises(ConfigError, match="use auto or cpu"):
+        get_device(wish)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", 989.4),
+        ("NVIDIA H100 PCIe", "fp16", 756.0),
+        ("NVIDIA A100-SXM4-80GB", "tf32", 156.0),
+        ("Tesla T4", "fp32", 8.1),
+        ("NVIDIA L40S", "bf16", 362.0),
+        ("A card of the year 2031", "bf16", None),
+    ],
+)
+def test_peak_is_that_of_the_best_matching_name(name, precision, tflops, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+
+    peak = peak_flops(torch.device("cuda"), precision)
+
+    assert peak == (None if tflops is None else pytest.approx(tflops * 1e12))
+
+
+def test_a_cpu_has_no_peak():
+    assert peak_flops(torch.device("cpu"), "fp32") is None

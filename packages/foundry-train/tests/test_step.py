@@ -1,0 +1,333 @@
+"""One update: exact under every cut of the batch, and harmless when something goes wrong."""
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from foundry_config import TrainingConfig
+from foundry_config.errors import MemoryExhaustedError
+from foundry_data.torch_loader import GlobalBatch
+from foundry_model.loss import TokenLoss
+from foundry_train.distributed import World
+from foundry_train.optimizers import OptimizerGroup, make_optimizer
+from foundry_train.precision import make_precision
+from foundry_train.step import Outcome, Updater
+
+CPU = torch.device("cpu")
+VOCABULARY, WIDTH, LENGTH = 13, 16, 6
+
+
+class Output:
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+
+class TinyModel(nn.Module):
+    """A bigram model with dropout, which looks like a causal language model."""
+
+    def __init__(self, dropout: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+            self.dropout = nn.Dropout(dropout)
+            self.head = nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, input_ids: torch.Tensor) -> Output:
+        return Output(self.head(self.dropout(self.embedding(input_ids))))
+
+
+def make_batch(rows: int = 8, *, seed: int = 0, ignored: float = 0.0) -> GlobalBatch:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, VOCABULARY, (rows, LENGTH), generator=generator)
+    labels = ids.masked_fill(torch.rand(ids.shape, generator=generator) < ignored, -100)
+    return GlobalBatch(
+        input_ids=ids,
+        labels=labels,
+        position_ids=None,
+        attention_mask=None,
+        target_tokens=int((labels[:, 1:] != -100).sum()),
+        sequences=rows,
+        tokens=ids.numel(),
+        words=ids.numel(),
+        sequence_ids=np.arange(rows),
+        epoch=0,
+        position=0,
+    )
+
+
+def make_updater(model: nn.Module, *, loss=None, precision: str = "fp32", micro_batch: int = 8, **changes) -> Updater:
+    training = TrainingConfig(output_dir="run", learning_rate=0.1, optimizer="sgd", adam_beta1=0.0)
+    return Updater(
+        loss or TokenLoss(model),
+        model,
+        make_optimizer(model, training, CPU),
+        world=World(),
+        precision=make_precision(precision, CPU),
+        micro_batch=micro_batch,
+        **({"max_grad_norm": None} | changes),
+    )
+
+
+def digest(model: nn.Module) -> str:
+    return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+
+
+class Failing:
+    """A loss function that raises or changes its result in chosen calls."""
+
+    def __init__(self, model: nn.Module, calls: set[int], what: Exception | float) -> None:
+        self.inner, self.calls, self.what, self.count = TokenLoss(model), calls, what, 0
+
+    def __call__(self, *tensors):
+        self.count += 1
+        loss, targets = self.inner(*tensors)
+        if self.count not in self.calls:
+            return loss, targets
+        if isinstance(self.what, Exception):
+            raise self.what
+        return loss * self.what, targets
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 12), st.floats(0, 0.9), st.integers(0, 1000))
+def test_loss_and_gradient_do_not_depend_on_the_micro_batch(rows, micro_batch, ignored, seed):
+    batch = make_batch(rows, seed=seed, ignored=ignored)
+    whole, cut = TinyModel(), TinyModel()
+
+    expected = make_updater(whole, micro_batch=rows).gradients(batch)
+    found = make_updater(cut, micro_batch=micro_batch).gradients(batch)
+
+    assert found == pytest.approx(expected, rel=1e-6)
+    for one, other in zip(whole.parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-7)
+
+
+def test_loss_and_gradient_equal_the_mean_cross_entropy_of_torch():
+    batch, model, reference = make_batch(ignored=0.3), TinyModel(), TinyModel()
+
+    loss = make_updater(model, micro_batch=3).gradients(batch)
+    logits = reference(batch.input_ids).logits[:, :-1].reshape(-1, VOCABULARY)
+    expected = nn.functional.cross_entropy(logits, batch.labels[:, 1:].reshape(-1))
+    expected.backward()
+
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(model.head.weight.grad, reference.head.weight.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_a_single_training_step_updates_the_weights_along_the_gradient():
+    batch, model, reference = make_batch(), TinyModel(), TinyModel()
+    make_updater(reference).gradients(batch)
+
+    result = make_updater(model).update(batch)
+
+    assert result.outcome is Outcome.UPDATED
+    torch.testing.assert_close(model.head.weight, reference.head.weight - 0.1 * reference.head.weight.grad)
+
+
+def test_gradient_norm_is_reported_before_clipping_and_clipping_bounds_the_update():
+    batch, model, reference = make_batch(), TinyModel(), TinyModel()
+    make_updater(reference).gradients(batch)
+    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in reference.parameters()))
+
+    result = make_updater(model, max_grad_norm=norm / 10).update(batch)
+
+    assert result.grad_norm == pytest.approx(norm, rel=1e-6)
+    moved = [(a - b).square().sum().item() for a, b in zip(model.parameters(), TinyModel().parameters(), strict=True)]
+    assert math.sqrt(sum(moved)) == pytest.approx(0.1 * norm / 10, rel=1e-4)
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0, 1e9])
+def test_gradients_below_the_limit_are_not_touched(max_grad_norm):
+    clipped, free = TinyModel(), TinyModel()
+
+    make_updater(clipped, max_grad_norm=max_grad_norm).update(make_batch())
+    make_updater(free).update(make_batch())
+
+    assert digest(clipped) == digest(free)
+
+
+def test_dropout_draws_anew_in_every_update_but_equally_in_every_run():
+    digests = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        model = TinyModel(dropout=0.5)
+        updater = make_updater(model)
+        losses = [updater.update(make_batch()).loss for _ in range(3)]
+        digests.append((digest(model), tuple(losses)))
+
+    assert digests[0] == digests[1] and len(set(digests[0][1])) == 3
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_out_of_memory_halves_the_micro_batch_and_replays_the_same_batch(error, call):
+    batch, model, reference = make_batch(8), TinyModel(dropout=0.5), TinyModel(dropout=0.5)
+    torch.manual_seed(1)
+    updater = make_updater(model, loss=Failing(model, {call}, error), micro_batch=4)
+    result = updater.update(batch)
+    after = torch.get_rng_state()
+    torch.manual_seed(1)
+    expected = make_updater(reference, micro_batch=2).update(batch)
+
+    assert updater.micro_batch == 2
+    assert result == expected and digest(model) == digest(reference)
+    assert torch.equal(after, torch.get_rng_state())
+
+
+def test_out_of_memory_goes_on_halving_from_what_the_batch_really_holds():
+    model = TinyModel()
+    updater = make_updater(model, loss=Failing(model, {1, 2}, OUT_OF_MEMORY[0]), micro_batch=64)
+
+    updater.update(make_batch(8))
+
+    assert updater.micro_batch == 2
+
+
+def test_out_of_memory_with_one_sequence_stops_with_advice_and_leaves_the_weights():
+    model = TinyModel()
+    before = digest(model)
+    updater = make_updater(model, loss=Failing(model, set(range(99)), OUT_OF_MEMORY[1]), micro_batch=4)
+
+    with pytest.raises(MemoryExhaustedError, match="gradient_checkpointing"):
+        updater.update(make_batch())
+
+    assert digest(model) == before and updater.micro_batch == 1
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_out_of_memory_in_the_optimizer_is_not_replayed():
+    model = TinyModel()
+    updater = make_updater(model)
+
+    class Full(OptimizerGroup):
+        def step(self) -> None:
+            raise OUT_OF_MEMORY[0]
+
+    updater._optimizer = Full(updater._optimizer.optimizers)
+
+    with pytest.raises(MemoryExhaustedError, match="adafactor"):
+        updater.update(make_batch())
+
+
+def test_other_errors_are_not_mistaken_for_missing_memory():
+    model = TinyModel()
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        make_updater(model, loss=Failing(model, {1}, RuntimeError("shapes do not fit"))).update(make_batch())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("call", [1, 3])
+def test_non_finite_loss_is_never_stepped_on(value, call):
+    model = TinyModel()
+    before = digest(model)
+
+    result = make_updater(model, loss=Failing(model, {call}, value), micro_batch=2).update(make_batch())
+
+    assert result.outcome is Outcome.NONFINITE and not math.isfinite(result.loss)
+    assert digest(model) == before and all(p.grad is None for p in model.parameters())
+
+
+def test_non_finite_gradient_of_a_finite_loss_is_never_stepped_on():
+    model = TinyModel()
+    before = digest(model)
+    model.head.weight.register_hook(lambda gradient: gradient * math.inf)
+
+    result = make_updater(model).update(make_batch())
+
+    assert result.outcome is Outcome.NONFINITE and math.isfinite(result.loss)
+    assert digest(model) == before
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 4])
+def test_a_stop_between_micro_batches_leaves_weights_gradients_and_generators_as_they_were(stop_at):
+    model = TinyModel(dropout=0.5)
+    asked = iter([False] * (stop_at - 1) + [True] * 9)
+    updater = make_updater(model, micro_batch=2, should_stop=lambda: next(asked))
+    before, generators = digest(model), torch.get_rng_state()
+
+    result = updater.update(make_batch(8))
+
+    assert result.outcome is Outcome.STOPPED
+    assert digest(model) == before and torch.equal(generators, torch.get_rng_state())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_gives_nearly_the_gradient_of_fp32(precision):
+    batch, half, full = make_batch(), TinyModel(), TinyModel()
+
+    result = make_updater(half, precision=precision).update(batch)
+    expected = make_updater(full).update(batch)
+
+    assert result.loss == pytest.approx(expected.loss, rel=2e-2)
+    assert result.grad_norm == pytest.approx(expected.grad_norm, rel=5e-2)
+    torch.testing.assert_close(half.head.weight, full.head.weight, rtol=0, atol=2e-3)
+
+
+def test_fp16_scales_the_loss_up_and_the_gradient_down_again():
+    model = TinyModel()
+    seen = []
+    model.head.weight.register_hook(lambda gradient: seen.append(gradient.norm().item()))
+    updater = make_updater(model, precision="fp16")
+
+    result = updater.update(make_batch())
+
+    assert seen[0] > 1000 * result.grad_norm
+
+
+def test_fp16_overflow_halves_the_scale_and_replays_the_batch():
+    model, reference = TinyModel(dropout=0.5), TinyModel(dropout=0.5)
+    torch.manual_seed(3)
+    updater = make_updater(model, precision="fp16")
+    scaler = updater._precision.scaler
+    scaler._init_scale = 2.0**40  # overflows until it has come down to about 2**16
+    result = updater.update(make_batch())
+    final_scale = scaler.get_scale()
+    torch.manual_seed(3)
+    other = make_updater(reference, precision="fp16")
+    other._precision.scaler._init_scale = final_scale
+    expected = other.update(make_batch())
+
+    assert result.outcome is Outcome.UPDATED and result.overflows == 40 - math.log2(final_scale) > 0
+    assert digest(model) == digest(reference)
+    assert result.loss == expected.loss and expected.overflows == 0
+
+
+def test_fp16_gradient_that_is_infinite_at_any_scale_is_non_finite_and_not_replayed_for_ever():
+    model = TinyModel()
+    model.head.weight.register_hook(lambda gradient: gradient * math.inf)
+
+    result = make_updater(model, precision="fp16").update(make_batch())
+
+    assert result.outcome is Outcome.NONFINITE and result.overflows == 16
+
+
+def test_fp16_loss_that_is_itself_infinite_is_not_blamed_on_the_scale():
+    model = TinyModel()
+
+    result = make_updater(model, precision="fp16", loss=Failing(model, {1}, math.inf)).update(make_batch())
+
+    assert result.outcome is Outcome.NONFINITE and result.overflows == 0
+
+
+def test_a_batch_without_any_target_changes_nothing_and_has_loss_zero():
+    model = TinyModel()
+    before = digest(model)
+
+    result = make_updater(model).update(make_batch(ignored=1.1))
+
+    assert result.loss == 0.0 and result.grad_norm == 0.0 and digest(model) == before

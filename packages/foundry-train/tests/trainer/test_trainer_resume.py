@@ -1,0 +1,249 @@
+"""A run goes on where it stopped, bit for bit, or says by name why it does not."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from foundry_config.errors import CheckpointError, ResumeMismatchError, RunLockedError
+from foundry_train import Hook, Moment, RunDirectory
+from foundry_train.signals import Stopped
+
+
+class StopAt(Hook):
+    """Sends a signal to this process after a step, as a cluster would."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.step, self.number = step, number
+
+    def on_step(self, moment: Moment) -> None:
+        if moment.step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+class RaiseAt(Hook):
+    """Fails after a step, as a bug in a user's hook would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, moment: Moment) -> None:
+        if moment.step == self.step:
+            raise ZeroDivisionError("a bug in a hook")
+
+
+def test_running_a_complete_run_again_says_so_and_changes_nothing(project, tmp_path):
+    config = project.config(tmp_path / "run")
+    first = project.train(config)
+    before = {path: path.stat().st_mtime_ns for path in (first.run_dir / "checkpoints").rglob("*")}
+
+    second = project.train(config)
+
+    assert second.already_done and second.steps == 12 and second.final_loss == first.final_loss
+    assert second.sample == first.sample and second.test_loss_before == first.test_loss_before
+    assert {path: path.stat().st_mtime_ns for path in (first.run_dir / "checkpoints").rglob("*")} == before
+
+
+@pytest.mark.parametrize(("step", "number", "code"), [(1, signal.SIGTERM, 143), (7, signal.SIGINT, 130)])
+def test_a_signal_saves_and_stops_and_the_next_start_goes_on_bit_for_bit(project, read, tmp_path, step, number, code):
+    whole = project.train(project.config(tmp_path / "whole"))
+    config = project.config(tmp_path / "cut")
+
+    first = project.train(config, hooks=[StopAt(step, number)])
+    status = json.loads((first.run_dir / "status.json").read_bytes())
+    second = project.train(config)
+
+    assert (first.exit_code, first.steps, first.stopped_by) == (code, step, signal.Signals(number).name)
+    assert (status["phase"], status["resumable"]) == ("stopped", True)
+    assert second.resumed_from == step and not second.already_done and second.exit_code == 0
+    assert read.losses(second) == read.losses(whole) and read.weights(second) == read.weights(whole)
+    assert [record["attempt"] for record in read.records(second.run_dir, "step")] == [1] * step + [2] * (12 - step)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.slow
+def test_a_signal_in_an_earlier_stage_ends_at_once_and_leaves_nothing_half_done(project, tmp_path):
+    config = project.config(tmp_path / "run")
+
+    class Impatient:
+        def stage(self, name, detail=""):
+            if name == "model":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def progress(self, stage, done, total): ...
+        def step(self, record): ...
+        def message(self, text): ...
+        def close(self): ...
+
+    with pytest.raises(Stopped) as caught:
+        project.train(config, reporter=Impatient())
+
+    assert caught.value.exit_code == 143
+    assert project.train(config).steps == 12
+
+
+@pytest.mark.slow
+def test_a_crash_loses_nothing_but_the_steps_since_the_last_full_checkpoint(project, read, tmp_path):
+    whole = project.train(project.config(tmp_path / "whole"))
+    config = project.config(tmp_path / "cut", save_every_steps=4)
+
+    with pytest.raises(RuntimeError, match="training failed after step 6: ZeroDivisionError: a bug in a hook"):
+        project.train(config, hooks=[RaiseAt(6)])
+    second = project.train(config)
+
+    assert second.resumed_from == 4
+    assert read.losses(second) == read.losses(whole) and read.weights(second) == read.weights(whole)
+    assert [record["step"] for record in read.records(second.run_dir, "step")] == list(range(1, 13))
+
+
+@pytest.mark.slow
+def test_a_crash_before_the_first_full_checkpoint_begins_anew(project, read, tmp_path):
+    whole = project.train(project.config(tmp_path / "whole"))
+    config = project.config(tmp_path / "cut", checkpoint_schedule=(0, 2))
+
+    with pytest.raises(RuntimeError):
+        project.train(config, hooks=[RaiseAt(3)])
+    second = project.train(config)
+
+    assert second.resumed_from is None
+    assert read.losses(second) == read.losses(whole) and read.weights(second) == read.weights(whole)
+
+
+@pytest.mark.slow
+def test_the_time_budget_stops_the_run_resumably(project, tmp_path):
+    config = project.config(tmp_path / "run", stop_after="0.001s")
+
+    first = project.train(config)
+    second = project.train(project.config(tmp_path / "run"))
+
+    assert (first.stopped_by, first.exit_code) == ("stop_after", 143)
+    assert second.steps == 12
+
+
+@pytest.mark.slow
+def test_resume_never_refuses_a_run_with_checkpoints_and_deletes_nothing(project, tmp_path):
+    config = project.config(tmp_path / "run")
+    first = project.train(config, resume="never")
+
+    with pytest.raises(ResumeMismatchError, match="never"):
+        project.train(config, resume="never")
+
+    assert first.checkpoint.is_dir()
+
+
+@pytest.mark.slow
+def test_resume_must_refuses_to_start_from_scratch(project, tmp_path):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        project.train(project.config(tmp_path / "run"), resume="must")
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        project.train(project.config(tmp_path / "run", resume_from_checkpoint=True))
+
+
+@pytest.mark.slow
+def test_resume_from_a_chosen_step_repeats_the_rest_with_the_same_bits(project, read, tmp_path):
+    config = project.config(tmp_path / "run", save_every_steps=4, keep_checkpoints=5)
+    first = project.train(config)
+    before, digest = read.losses(first), read.weights(first)
+
+    second = project.train(config, resume="step=4")
+
+    assert second.resumed_from == 4 and read.losses(second) == before and read.weights(second) == digest
+    with pytest.raises(CheckpointError, match="there are: 4, 8, 12"):
+        project.train(config, resume="step=5")
+
+
+@pytest.mark.slow
+def test_a_fork_goes_on_from_another_run_in_a_directory_of_its_own(project, read, tmp_path):
+    parent = project.train(project.config(tmp_path / "parent", save_every_steps=4, keep_checkpoints=5))
+    config = project.config(tmp_path / "child", learning_rate=0.001)
+    source = parent.run_dir / "checkpoints" / "step-00000008"
+    files = {path: path.stat().st_mtime_ns for path in parent.run_dir.rglob("*")}
+
+    child = project.train(config, fork=source)
+
+    assert child.resumed_from == 8 and child.steps == 12
+    assert [record["step"] for record in read.records(child.run_dir, "step")] == [9, 10, 11, 12]
+    assert json.loads((child.run_dir / "run.json").read_bytes())["parent"]["step"] == 8
+    assert {path: path.stat().st_mtime_ns for path in parent.run_dir.rglob("*")} == files
+    with pytest.raises(CheckpointError, match="no full checkpoint to start from"):
+        project.train(project.config(tmp_path / "other"), fork=tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_a_fork_of_the_same_experiment_repeats_its_bits(project, read, tmp_path):
+    parent = project.train(project.config(tmp_path / "parent", save_every_steps=4, keep_checkpoints=5))
+
+    child = project.train(project.config(tmp_path / "child"), fork=parent.run_dir / "checkpoints" / "step-00000004")
+
+    assert read.weights(child) == read.weights(parent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"random_seed": 8}, "random_seed: 7 -> 8"),
+        ({"data": {"batch_size": 4}}, "data.batch_size: 8 -> 4"),
+        ({"model": {"dropout": 0.2}}, "model.dropout: 0.1 -> 0.2"),
+    ],
+)
+def test_another_experiment_in_the_same_directory_is_refused_field_by_field(project, tmp_path, changes, path):
+    project.train(project.config(tmp_path / "run"), hooks=[StopAt(3)])
+
+    with pytest.raises(ResumeMismatchError, match=path) as caught:
+        project.train(project.config(tmp_path / "run", changes=changes))
+
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.slow
+def test_another_corpus_in_the_same_run_is_refused(project, tmp_path):
+    project.train(project.config(tmp_path / "run"), hooks=[StopAt(3)])
+    text = (project.folder / "corpus.txt").read_text()
+    (tmp_path / "other.txt").write_text(text.replace("the red bird", "the blue bird"))
+    changes = {"data": {"source_corpus": str(tmp_path / "other.txt")}}
+
+    with pytest.raises(ResumeMismatchError, match="training data"):
+        project.train(project.config(tmp_path / "run", changes=changes))
+
+
+@pytest.mark.slow
+def test_another_machine_is_refused_by_name_unless_the_drift_is_allowed(project, tmp_path, monkeypatch):
+    config = project.config(tmp_path / "run")
+    project.train(config, hooks=[StopAt(3)])
+    monkeypatch.setattr("foundry_train.environment.cpu_name", lambda: "another processor")
+
+    with pytest.raises(ResumeMismatchError, match=r"cpu: .* -> another processor"):
+        project.train(config)
+    summary = project.train(config, allow_numeric_drift=True)
+
+    assert summary.steps == 12
+    lineage = (summary.run_dir / "lineage.jsonl").read_text()
+    assert "another processor" in lineage
+
+
+@pytest.mark.slow
+def test_changing_what_does_not_matter_is_allowed(project, tmp_path):
+    project.train(project.config(tmp_path / "run"), hooks=[StopAt(3)])
+
+    changes = {"evaluation": {"every_steps": 2}, "logging": {"log_every_steps": 1}}
+    assert project.train(project.config(tmp_path / "run", changes=changes, keep_checkpoints=3)).steps == 12
+
+
+@pytest.mark.slow
+def test_a_second_trainer_in_the_same_directory_is_refused(project, tmp_path):
+    config = project.config(tmp_path / "run")
+
+    with RunDirectory.open(tmp_path / "run", config), pytest.raises(RunLockedError):
+        project.train(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "adafactor", "muon"])
+def test_every_optimizer_resumes_bit_for_bit(project, read, tmp_path, optimizer):
+    whole = project.train(project.config(tmp_path / "whole", optimizer=optimizer))
+    config = project.config(tmp_path / "cut", optimizer=optimizer)
+    project.train(config, hooks=[StopAt(5)])
+
+    assert read.weights(project.train(config)) == read.weights(whole)
