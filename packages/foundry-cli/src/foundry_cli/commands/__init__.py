@@ -1,0 +1,1 @@
+"""The commands of `foundry`, one file each; `command_table.py` lists them."""

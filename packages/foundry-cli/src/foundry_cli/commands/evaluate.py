@@ -1,0 +1,144 @@
+"""`foundry evaluate`: minimal pairs, surprisal and corpus loss of checkpoints, computed once and kept."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foundry_cli.console import say, say_json, say_table
+from foundry_cli.figures import count
+from foundry_cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from foundry_train.evaluate_runs import EvaluationReport
+    from foundry_train.results_table import TableRow
+
+COLUMNS = ("run", "step", "words", "suite", "item", "value")
+LEFT = ("run", "suite", "item")
+LINES_SHOWN = 60
+
+RunsArgument = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Runs, checkpoint folders, Hugging Face folders, config files.")
+]
+CheckpointsOption = Annotated[
+    str,
+    typer.Option("--checkpoints", "-c", metavar="WHICH", help="latest, best, all, or steps, labels: 500,chck_10M."),
+]
+PairsOption = Annotated[
+    list[str], typer.Option("--minimal-pairs", metavar="PATH", help="File or folder of minimal pairs. Repeatable.")
+]
+MethodOption = Annotated[
+    str, typer.Option("--method", metavar="sentence|one_prefix|two_prefix", help="What of a pair is scored.")
+]
+SurprisalOption = Annotated[
+    str | None, typer.Option("--surprisal", metavar="FILE", help="Sentences, or a table with a word or region column.")
+]
+CorpusOption = Annotated[str | None, typer.Option("--corpus", metavar="PATH", help="Text to compute the loss of.")]
+DocumentsOption = Annotated[
+    str, typer.Option("--text-documents", metavar="file|line|paragraph", help="What a document of a .txt corpus is.")
+]
+WindowOption = Annotated[int | None, typer.Option("--window", min=2, help="Most tokens that the model sees at once.")]
+StrideOption = Annotated[int | None, typer.Option("--stride", min=1, help="How far the window moves in longer texts.")]
+UnknownOption = Annotated[
+    str, typer.Option("--unknown", metavar="refuse|score", help="What to do with words the tokenizer cannot spell.")
+]
+StartOption = Annotated[str, typer.Option("--start", metavar="auto|bos|eos", help="Token that every text starts from.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+TableOption = Annotated[
+    Path | None, typer.Option("--table", metavar="FILE", help="Write one long table, .csv or .parquet.")
+]
+ResultsOption = Annotated[
+    Path | None, typer.Option("--results", metavar="DIR", help="Folder of the results.", show_default="in each run")
+]
+
+
+def evaluate(
+    runs: RunsArgument,
+    checkpoints: CheckpointsOption = "latest",
+    minimal_pairs: PairsOption = [],  # noqa: B006 (typer copies it)
+    method: MethodOption = "sentence",
+    surprisal: SurprisalOption = None,
+    corpus: CorpusOption = None,
+    text_documents: DocumentsOption = "file",
+    window: WindowOption = None,
+    stride: StrideOption = None,
+    unknown: UnknownOption = "refuse",
+    start: StartOption = "auto",
+    device: DeviceOption = "auto",
+    table: TableOption = None,
+    results: ResultsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure checkpoints of RUNs; what was measured on the same weights before is not computed again."""
+    from foundry_train.results_table import long_table, write_table
+
+    choices = {
+        "minimal_pairs": tuple(minimal_pairs),
+        "method": method,
+        "surprisal": surprisal,
+        "corpus": corpus,
+        "text_documents": text_documents,
+        "window": window,
+        "stride": stride,
+        "unknown": unknown,
+    }
+    report = evaluated(runs, choices, checkpoints=checkpoints, start=start, device=device, results=results)
+    rows = long_table(report.evaluated)
+    if table is not None:
+        write_table(rows, table)
+    if json:
+        say_json([row._asdict() for row in rows])
+    else:
+        _show(report, rows, table)
+    report.raise_failure()
+
+
+def evaluated(
+    runs: list[Path], choices: dict[str, Any], *, checkpoints: str, start: str, device: str, results: Path | None
+) -> "EvaluationReport":
+    """Evaluate the models that `runs` name, showing the progress on standard error."""
+    import msgspec
+
+    from foundry_cli.reporters import make_reporter
+    from foundry_cli.targets import find_run
+    from foundry_config import ConfigError
+    from foundry_train.evaluate_runs import evaluate as evaluate_models
+    from foundry_train.evaluation_suites import Suites
+
+    if start not in {"auto", "bos", "eos"}:
+        raise ConfigError(f"--start {start!r} is none of auto, bos, eos")
+    try:
+        suites = msgspec.convert(choices, Suites)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from error
+    targets = [find_run(run) if run.is_file() else run for run in runs]
+    reporter = make_reporter(every_steps=1)
+    try:
+        return evaluate_models(
+            targets,
+            suites,
+            checkpoints=checkpoints,
+            start=start,  # type: ignore[arg-type]
+            device=device,
+            results=results,
+            progress=reporter.progress,
+        )
+    finally:
+        reporter.close()
+
+
+def _show(report: "EvaluationReport", rows: "list[TableRow]", table: Path | None) -> None:
+    cells = [[row.run, _number(row.step), _number(row.words), row.suite, row.item, f"{row.value:.4f}"] for row in rows]
+    say_table(COLUMNS, cells[:LINES_SHOWN], left=LEFT)
+    if len(cells) > LINES_SHOWN:
+        say(f"  ... and {count(len(cells) - LINES_SHOWN)} more; --table results.csv or --json has them all")
+    kept = sum(not item.computed for item in report.evaluated)
+    say(f"{count(len(report.evaluated))} results, {count(kept)} of them from before")
+    for folder in sorted({str(item.folder.parent) for item in report.evaluated}):
+        say(f"  {folder}")
+    if table is not None:
+        say(f"table: {table}")
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else count(value)

@@ -1,0 +1,172 @@
+"""`foundry train`: from a config to a finished model, or on from where the run stopped."""
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foundry_cli.console import note, say, say_json, say_table
+from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from foundry_cli.experiments import Experiment
+    from foundry_train import TrainingSummary
+
+RESUME = re.compile(r"auto|never|must|step=\d+")
+
+ResumeOption = Annotated[
+    str,
+    typer.Option(
+        "--resume",
+        metavar="auto|never|must|step=N",
+        help="Go on where the run stopped, if it did; refuse to; insist on it; or go on from one checkpoint.",
+    ),
+]
+StopAfterOption = Annotated[
+    str | None, typer.Option("--stop-after", metavar="3h50m", help="Save and stop after this time; run again to go on.")
+]
+DriftOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-numeric-drift",
+        help="Resume on other hardware or versions, where results agree but not bit for bit; recorded in the run.",
+    ),
+]
+ForkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fork", metavar="RUN@STEP", help="Start a new run from a checkpoint of another, its parent recorded."
+    ),
+]
+MatrixOption = Annotated[
+    bool, typer.Option("--matrix", help="Train what is missing of the combinations in `matrix:`, one after another.")
+]
+ListOption = Annotated[bool, typer.Option("--list", help="With --matrix: show the runs and how far they are.")]
+IndexOption = Annotated[
+    int | None, typer.Option("--index", metavar="I", help="With --matrix: train run I only, for a job array.")
+]
+
+
+def train(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    set_: SetOption = [],  # noqa: B006 (typer copies it)
+    resume: ResumeOption = "auto",
+    stop_after: StopAfterOption = None,
+    fork: ForkOption = None,
+    allow_numeric_drift: DriftOption = False,
+    matrix: MatrixOption = False,
+    list_: ListOption = False,
+    index: IndexOption = None,
+    base_dir: BaseDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train the experiment that CONFIG describes, from raw text to a finished model.
+
+    Run again, it goes on where it stopped, or says that it is done; stages already made from the same inputs are
+    reused. The run folder (`training.output_dir`) receives everything.
+    """
+    note(f"foundry train {config}")
+    # after the first line: even reading a config takes a moment
+    from foundry_cli.experiments import load_experiment
+    from foundry_cli.targets import find_fork
+    from foundry_config import ConfigError
+
+    if not RESUME.fullmatch(resume):
+        raise ConfigError(f"--resume {resume!r} is none of auto, never, must, step=N (for example --resume step=400)")
+    overrides = [*set_, *([f"training.stop_after={stop_after}"] if stop_after else [])]
+    experiment = load_experiment(config, overrides=overrides, base_dir=base_dir)
+    if (list_ or index is not None) and not matrix:
+        raise ConfigError("--list and --index go with --matrix")
+    source = find_fork(fork) if fork else None
+    options = {"resume": resume, "fork": source, "allow_numeric_drift": allow_numeric_drift}
+    with deaf_to_hangup():
+        if matrix:
+            code = train_matrix(experiment, list_only=list_, index=index, as_json=json, **options)
+        else:
+            code = train_one(experiment, as_json=json, **options)
+    raise typer.Exit(code)
+
+
+def train_one(experiment: "Experiment", *, as_json: bool, **options: Any) -> int:
+    """Train an experiment, say how it went, and return the exit code."""
+    summary = run_training(experiment, **options)
+    if os.environ.get("RANK", "0") == "0":
+        _show(summary, experiment.source, as_json=as_json)
+    return summary.exit_code
+
+
+def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None, as_json: bool, **options: Any) -> int:
+    """Train the cells of a matrix that are not done; stops at the first that ends early, and returns its exit code."""
+    from foundry_config import ConfigError
+    from foundry_train.matrix import cell_state, expand_matrix, pending_cells, pick_cell
+
+    config, base_dir = experiment.config, experiment.base_dir
+    if not config.matrix:
+        raise ConfigError(f"{experiment.source} has no `matrix:`; write the fields and their values there")
+    if list_only:
+        rows = [(cell, cell_state(cell, base_dir)) for cell in expand_matrix(config)]
+        cells = [(str(cell.index), cell.name, state) for cell, state in rows]
+        if as_json:
+            say_json([{"index": cell.index, "name": cell.name, "state": state, **cell.values} for cell, state in rows])
+        else:
+            say_table(
+                ("index", "run", "state"), [(str(c.index), c.name, state) for c, state in rows], left=("run", "state")
+            )
+        return 0
+    cells = pending_cells(config, base_dir) if index is None else [pick_cell(config, index)]
+    for number, cell in enumerate(cells, 1):
+        note(f"{cell.name} ({number} of {len(cells)})")
+        code = train_one(experiment._replace(config=cell.config), as_json=as_json, **options)
+        if code:
+            return code
+    if not cells:
+        say(f"{experiment.source}: every run of the matrix is done")
+    return 0
+
+
+@contextlib.contextmanager
+def deaf_to_hangup() -> Iterator[None]:
+    """Let a terminal that is closed not end the training, as under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def run_training(
+    experiment: "Experiment", *, resume: str = "auto", fork: Path | None = None, allow_numeric_drift: bool = False
+) -> "TrainingSummary":
+    """Train one experiment, showing its progress on standard error."""
+    from foundry_cli.reporters import make_reporter
+
+    reporter = make_reporter(every_steps=experiment.config.logging.log_every_steps)
+    try:
+        reporter.stage("loading PyTorch")
+        from foundry_train import Trainer
+
+        trainer = Trainer(
+            experiment.config,
+            experiment.base_dir,
+            resume=resume,
+            reporter=reporter,
+            allow_numeric_drift=allow_numeric_drift,
+            fork=fork,
+        )
+        return trainer.train()
+    finally:
+        reporter.close()
+
+
+def _show(summary: "TrainingSummary", config: Path, *, as_json: bool) -> None:
+    from foundry_cli.summary import say_summary, summary_json
+
+    if as_json:
+        say_json(summary_json(summary))
+    else:
+        say_summary(summary, config)

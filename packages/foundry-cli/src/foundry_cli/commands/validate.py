@@ -1,0 +1,13 @@
+"""`foundry validate`: say whether a config can be used, and every problem at once if it cannot."""
+
+from foundry_cli.console import say
+from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, SetOption
+
+
+def validate(config: ConfigArgument = DEFAULT_CONFIG, set_: SetOption = [], base_dir: BaseDirOption = None) -> None:  # noqa: B006 (typer copies it)
+    """Check a config file, reporting every problem at once with its line; nothing is run or written."""
+    from foundry_cli.experiments import load_experiment
+
+    experiment = load_experiment(config, overrides=set_, base_dir=base_dir)
+    say(f"{config}: valid, experiment {experiment.config.experiment_name!r}")
+    say(f"`foundry plan {config}` shows what it adds up to")

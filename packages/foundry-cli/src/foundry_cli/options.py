@@ -1,0 +1,47 @@
+"""The arguments and options that several commands share, so that they read the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_CONFIG = Path("foundry.yaml")
+
+ConfigArgument = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="The experiment: a YAML, TOML or JSON file.", show_default="foundry.yaml"),
+]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run folder, or the config file of the experiment.", show_default="foundry.yaml"
+    ),
+]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A run folder, a checkpoint folder, any Hugging Face model folder, or a config file.",
+        show_default="foundry.yaml",
+    ),
+]
+SetOption = Annotated[
+    list[str],
+    typer.Option(
+        "--set", "-s", metavar="FIELD=VALUE", help="Override a field, e.g. training.learning_rate=3e-4. Repeatable."
+    ),
+]
+BaseDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--base-dir",
+        metavar="DIR",
+        help="Folder that relative paths of the config count from.",
+        show_default="the project root",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+CheckpointOption = Annotated[
+    str,
+    typer.Option("--checkpoint", "-c", metavar="WHICH", help="latest, a step (500), or a label (chck_10M)."),
+]

@@ -1,0 +1,200 @@
+"""Show how a run gets on: a live bar on a terminal, one plain line at intervals everywhere else.
+
+    step  120/350  ━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━━━━━━━━  loss 4.981  lr 3.2e-03  11,840 tok/s  left 21 s
+
+Both take the same calls (`foundry_train.Reporter`): `stage` when a part of the work begins, `progress` within it,
+`step` after every optimizer update, `message` for a sentence, `close` at the end. They write to standard error.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from foundry_cli import console
+from foundry_cli.figures import count, duration, plain, size
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from foundry_train import StepRecord
+
+SECONDS_BETWEEN_LINES = 5.0
+IN_BYTES = ("reading", "ablating", "tokenizer", "tokenizing")  # stages that count the bytes of the text
+
+
+class Reporter(Protocol):
+    """What a run tells while it goes on; see `foundry_train.Reporter`."""
+
+    def stage(self, name: str, detail: str = "") -> None: ...
+
+    def progress(self, stage: str, done: int, total: int | None) -> None: ...
+
+    def step(self, record: "StepRecord") -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def make_reporter(*, every_steps: int) -> Reporter:
+    """Choose the live bar if standard error is a terminal that can move its cursor, else plain lines."""
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return BarReporter()
+    return LineReporter(every_steps=every_steps)
+
+
+class LineReporter:
+    """Plain lines, for log files and batch systems: every stage, and steps and progress at intervals."""
+
+    def __init__(self, *, every_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every_steps = every_steps
+        self._clock = clock
+        self._last_line = clock()
+        self._stage = ""
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """Begin a part of the work."""
+        if (name, detail) != (self._stage, ""):
+            self._line(f"{name}: {detail}" if detail else name)
+        self._stage = name
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """Write how far the stage is, at most every few seconds."""
+        if stage != self._stage:
+            self.stage(stage)
+        elif self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
+            share = f" of {amount(stage, total)} ({done / total:.0%})" if total else ""
+            self._line(f"{stage}: {amount(stage, done)}{share}")
+
+    def step(self, record: "StepRecord") -> None:
+        """Write one line about an update: the first, the last, and every so many between."""
+        if record.step in (1, record.total_steps) or record.step % self._every_steps == 0:
+            self._line(
+                f"step {record.step:>{len(str(record.total_steps))}}/{record.total_steps}  {step_figures(record)}"
+            )
+
+    def message(self, text: str) -> None:
+        """Write a sentence."""
+        self._line(text)
+
+    def close(self) -> None:
+        """End; nothing is held open."""
+
+    def _line(self, text: str) -> None:
+        console.note(text)
+        self._last_line = self._clock()
+
+
+class BarReporter:
+    """A live bar per stage, with what is left of the time; messages scroll above it."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._rate = Rate()
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """Finish the bar before, and begin one for this stage."""
+        self._finish_bar()
+        self._stage = name
+        self._rate = Rate()
+        bars = self._live()
+        if detail:
+            bars.console.print(f"{plain(name)}: {plain(detail)}")
+        self._task = bars.add_task(plain(name), total=None, figures="")
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """Move the bar of the stage."""
+        if stage != self._stage or self._task is None:
+            self.stage(stage)
+        self._update(done, total, f"{amount(stage, done)}{self._rate.text(stage, done, total)}")
+
+    def step(self, record: "StepRecord") -> None:
+        """Move the bar of the training to this update."""
+        if self._stage != "step" or self._task is None:
+            self.stage("step")
+        done = f"{record.step:>{len(str(record.total_steps))}}/{record.total_steps}"
+        self._update(record.step, record.total_steps, f"{done}  {step_figures(record)}")
+
+    def message(self, text: str) -> None:
+        """Write a sentence above the bar."""
+        self._live().console.print(plain(text))
+
+    def close(self) -> None:
+        """Remove the bar, leaving what was said above it."""
+        self._finish_bar()
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _update(self, done: int, total: int | None, figures: str) -> None:
+        assert self._task is not None
+        self._live().update(self._task, completed=done, total=total, figures=figures)
+
+    def _finish_bar(self) -> None:
+        if self._task is not None and self._progress is not None:
+            self._progress.refresh()  # the last figures, which the timer may not have drawn
+            self._progress.remove_task(self._task)
+        self._task = None
+
+    def _live(self) -> "Progress":
+        bars = self._progress
+        if bars is None:
+            bars = self._progress = _new_progress()
+            bars.start()
+        return bars
+
+
+class Rate:
+    """How fast a count grows, and when it will reach its end."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begin: tuple[float, int] | None = None
+
+    def text(self, stage: str, done: int, total: int | None) -> str:
+        """Return `"  (1.2 MiB/s, left 3 s)"`, or nothing while there is too little to judge by."""
+        now = self._clock()
+        if self._begin is None:
+            self._begin = (now, done)
+        seconds, grown = now - self._begin[0], done - self._begin[1]
+        if seconds < 0.5 or grown <= 0:
+            return ""
+        left = f", left {duration((total - done) * seconds / grown)}" if total else ""
+        return f"  ({amount(stage, grown / seconds)}/s{left})"
+
+
+def amount(stage: str, number: float) -> str:
+    """Return how much of a stage is done, in its unit."""
+    return size(number) if stage.split()[0] in IN_BYTES else count(number)
+
+
+def step_figures(record: "StepRecord") -> str:
+    """Return the figures of an update that a person follows: loss, learning rate, speed, memory, time left."""
+    parts = [f"loss {record.loss:.4f}", f"lr {record.lr:.2e}", f"{count(record.tokens_per_second)} tok/s"]
+    if record.mfu is not None:
+        parts.append(f"MFU {record.mfu:.0%}")
+    if record.memory_bytes:
+        parts.append(size(record.memory_bytes))
+    if record.step < record.total_steps:
+        parts.append(f"left {duration(record.eta_seconds)}")
+    if record.skipped:
+        parts.append("not finite, left out")
+    return "  ".join(parts)
+
+
+def _new_progress() -> "Progress":
+    # rich.progress takes 0.2 s to import: only a terminal pays for it
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=console.err(),
+        transient=True,
+        refresh_per_second=8,
+    )

@@ -1,0 +1,107 @@
+"""What `foundry train` says at its end: how it went, where everything lies, and what to type next."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundry_cli.console import say, say_facts
+from foundry_cli.figures import count, duration, one_line, size
+
+if TYPE_CHECKING:
+    from foundry_train import TrainingSummary
+
+SAMPLE_CHARACTERS = 300
+
+
+def say_summary(summary: "TrainingSummary", config: Path) -> None:
+    """Write the summary of a run to standard output."""
+    say()
+    say_facts(headline(summary), facts(summary))
+    say()
+    say("Next:")
+    for command, meaning in next_commands(summary, config):
+        say(f"  {command}\n      {meaning}")
+
+
+def summary_json(summary: "TrainingSummary") -> dict[str, Any]:
+    """Return the summary as plain data; paths are absolute."""
+    import msgspec
+
+    return msgspec.to_builtins(summary, enc_hook=str)
+
+
+def headline(summary: "TrainingSummary") -> str:
+    """Say in one sentence whether the run is complete."""
+    done = f"{summary.experiment_name}: {count(summary.steps)} of {count(summary.total_steps)} steps"
+    if summary.already_done:
+        return f"{done}; this run is done, nothing was left to do"
+    if summary.stopped_by:
+        return f"{done}; stopped by {summary.stopped_by} and saved, run the same command again to go on"
+    resumed = f", resumed at step {count(summary.resumed_from)}" if summary.resumed_from is not None else ""
+    return f"{done} in {duration(summary.seconds)}{resumed}"
+
+
+def facts(summary: "TrainingSummary") -> list[tuple[str, str]]:
+    """Return the lines of the summary as (name, value)."""
+    rows = [
+        ("held-out loss", _from_to(summary.test_loss_before, summary.test_loss_after) + _qualities(summary)),
+        ("training loss", _from_to(summary.first_loss, summary.final_loss)),
+        ("seen", f"{count(summary.tokens)} tokens, {count(summary.words)} words" if summary.tokens else ""),
+        ("speed", f"{count(summary.tokens_per_second)} tokens per second" if summary.tokens_per_second else ""),
+        ("memory", f"{size(summary.peak_memory_bytes)} at the peak" if summary.peak_memory_bytes else ""),
+        ("left out", _skips(summary)),
+        ("sample", one_line(summary.sample, limit=SAMPLE_CHARACTERS) if summary.sample else ""),
+        ("run", shown_path(summary.run_dir)),
+        ("model", f"{shown_path(summary.checkpoint)}  (a finished Hugging Face folder)" if summary.checkpoint else ""),
+        ("metrics", shown_path(summary.run_dir / "metrics.jsonl")),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def next_commands(summary: "TrainingSummary", config: Path) -> list[tuple[str, str]]:
+    """Return three commands worth typing now, each with what it does."""
+    foundry, run = program(), shlex.quote(shown_path(summary.run_dir))
+    first = [(f"{foundry} train {shlex.quote(str(config))}", "go on with the training")] if summary.stopped_by else []
+    return [
+        *first,
+        (f"{foundry} generate {run} --prompt 'Return the'", "let the model write"),
+        (f"{foundry} report {run}", "see the curves, in one HTML file"),
+        (f"{foundry} checkpoints {run}", "list what was saved: steps, words, loss, size"),
+    ][:3]
+
+
+def program() -> str:
+    """Return how this program is called: `uv run foundry` inside `uv run`, else `foundry`."""
+    return "uv run foundry" if "UV_RUN_RECURSION_DEPTH" in os.environ else "foundry"
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as short as it can be typed: relative where it lies below the working directory."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd().resolve()))
+    except ValueError:
+        return str(path)
+
+
+def _from_to(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "" if after is None else f"{after:.4f}"
+    return f"{before:.4f} -> {after:.4f}"
+
+
+def _qualities(summary: "TrainingSummary") -> str:
+    parts = [
+        f"{value:.{digits}f} {name}"
+        for value, digits, name in (
+            (summary.test_perplexity, 1, "perplexity"),
+            (summary.bits_per_byte, 3, "bits per byte"),
+            (summary.bits_per_word, 2, "bits per word"),
+        )
+        if value is not None
+    ]
+    return f"  ({', '.join(parts)})" if parts else ""
+
+
+def _skips(summary: "TrainingSummary") -> str:
+    return f"{count(summary.nonfinite_skips)} updates (not finite)" if summary.nonfinite_skips else ""

@@ -1,0 +1,224 @@
+"""Commands that pass what was typed on to the packages below: what reaches them, and how it is shown."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_cli.commands.init import starter_text
+from foundry_cli.commands.preprocess import _parse_shard
+from foundry_cli.corpus_estimate import bytes_per_token, estimate_corpus, sequences_of
+from foundry_cli.experiments import load_experiment
+from foundry_config import ConfigError
+
+TEXTS = "\n".join(f"line {number} of a small corpus about nothing in particular" for number in range(400))
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A folder with a corpus and a config that fits it; returns the config."""
+    (tmp_path / "corpus.txt").write_text(TEXTS)
+    text = starter_text(corpus="corpus.txt", name="small", schema="s.json")
+    text = text.replace("vocab_size: 4096", "vocab_size: 300").replace("batch_size: 8 ", "batch_size: 2 ")
+    config = tmp_path / "small.yaml"
+    config.write_text(text.replace("data:\n", "data:\n  text_documents: line\n  num_workers: 1\n"))
+    return config
+
+
+def test_preprocess_prepares_and_says_what_there_is(foundry, project):
+    answer = foundry("preprocess", project, "--json")
+
+    facts = json.loads(answer.out)
+    assert answer.code == 0, answer.err
+    assert facts["train"]["documents"] + facts["test"]["documents"] == 400
+    assert facts["vocab_size"] == 300
+    assert Path(facts["tokenizer"]["folder"], "tokenizer.json").is_file()
+
+
+def test_preprocess_shows_a_table_for_people(foundry, project):
+    out = foundry("preprocess", project, "--set", "data.test_fraction=0").out
+
+    for words in ("tokenizer", "400 documents", "bytes each", "nothing is held out"):
+        assert words in out
+
+
+def tokens_of(store: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(store.glob("tokens-*"))]
+
+
+def test_preprocess_in_shards_gives_the_store_of_one_piece(foundry, project):
+    whole = json.loads(foundry("preprocess", project, "--json", "--base-dir", project.parent).out)["train"]
+    for store in (project.parent / "data" / "prepared").glob("train-*"):
+        store.rename(store.with_name("put-away"))
+
+    for part in ("1/2", "2/2"):
+        assert foundry("preprocess", project, "--shard", part).code == 0
+    merged = json.loads(foundry("preprocess", project, "--merge", "--json").out)["train"]
+
+    files = [
+        sorted((folder / p.name, p.read_bytes()) for p in folder.glob("tokens-*"))
+        for folder in [Path(merged["folder"])]
+    ]
+    before = project.parent / "data" / "prepared" / "put-away"
+    assert merged == whole
+    assert [data for _, data in files[0]] == [p.read_bytes() for p in sorted(before.glob("tokens-*"))]
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/0", "a/b", "1/2/3", "-1/2"])
+def test_a_shard_that_is_no_part_of_a_whole_is_refused(text):
+    with pytest.raises(ConfigError, match="--shard 3/16"):
+        _parse_shard(text)
+
+
+def test_merge_is_given_alone(foundry, project):
+    assert foundry("preprocess", project, "--merge", "--shard", "1/2").code == 2
+
+
+def test_inspect_shows_the_texts_of_a_batch_and_the_same_by_step_and_position(foundry, project):
+    by_step = foundry("inspect", "data", project, "--step", 2, "--json")
+    by_position = foundry("inspect", "data", project, "--position", 2, "--json")
+
+    rows = json.loads(by_step.out)
+    assert by_step.code == 0, by_step.err
+    assert len(rows) == 2
+    assert "corpus about nothing" in rows[0]["text"]
+    assert rows == json.loads(by_position.out)
+    assert "--- sequence" in foundry("inspect", "data", project, "--step", 1, "--limit", 1).out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--step", 1, "--position", 0]])
+def test_inspect_wants_one_batch(foundry, project, arguments):
+    assert foundry("inspect", "data", project, *arguments).code == 2
+
+
+@pytest.mark.slow
+def test_plan_of_an_estimate_and_of_prepared_data_agree_within_a_third(foundry, project):
+    estimated = json.loads(foundry("plan", project, "--json").out)
+    exact = json.loads(foundry("plan", project, "--json", "--prepare").out)
+
+    assert (estimated["estimated"], exact["estimated"]) == (True, False)
+    assert estimated["corpus"]["documents"] == pytest.approx(exact["corpus"]["documents"], rel=0.05)
+    assert exact["total_steps"] == estimated["total_steps"] == 350
+    assert exact["parameters"]["total"] > exact["parameters"]["non_embedding"] > 0
+    assert exact["memory_bytes"]["weights"] == 4 * exact["parameters"]["total"]
+    assert exact["disk_bytes"]["total"] == exact["disk_bytes"]["milestones"] + exact["disk_bytes"]["rolling"]
+
+
+@pytest.mark.slow
+def test_plan_shows_what_a_person_asks_before_training(foundry, project):
+    out = foundry("plan", project).out
+
+    for words in (
+        "parameters",
+        "FLOP per token",
+        "memory",
+        "disk",
+        "scheduled checkpoints",
+        "end of training",
+        "estimate",
+    ):
+        assert words in out
+
+
+def test_a_long_schedule_is_cut_in_the_middle():
+    from foundry_cli.commands.plan import LINES_SHOWN, _schedule_rows
+
+    item = {"step": 1, "label": None, "epoch": 0, "tokens": 1, "words": 1, "reasons": ["x"]}
+    rows = _schedule_rows([item | {"step": step} for step in range(100)])
+
+    assert len(rows) == LINES_SHOWN + 1
+    assert "60 more" in rows[LINES_SHOWN // 2][0]
+
+
+def test_the_estimate_of_a_large_corpus_is_a_sample_made_bigger(project, monkeypatch):
+    monkeypatch.setattr("foundry_cli.corpus_estimate.SAMPLE_BYTES", 2000)
+
+    estimate = estimate_corpus(load_experiment(project))
+
+    assert estimate.bytes == pytest.approx(len(TEXTS) * 0.95, rel=0.1)
+    assert estimate.documents == pytest.approx(400 * 0.95, rel=0.1)
+
+
+@given(st.integers(8, 2**20))
+def test_bytes_per_token_grow_with_the_vocabulary_and_stay_sensible(vocab_size):
+    assert 1.0 <= bytes_per_token(vocab_size) <= bytes_per_token(vocab_size * 2) < 7
+
+
+def test_documents_of_their_own_take_whole_sequences():
+    from foundry_cli.corpus_estimate import CorpusEstimate
+
+    estimate = CorpusEstimate(documents=10, words=0, bytes=0, tokens=150)
+
+    assert sequences_of(estimate, 10) == 15
+    assert sequences_of(estimate, 10, packing="document") == 20
+
+
+@pytest.fixture
+def matrix(project):
+    project.write_text(project.read_text() + "\nmatrix:\n  random_seed: [1, 2]\n")
+    return project
+
+
+def test_the_runs_of_a_matrix_are_listed(foundry, matrix):
+    rows = json.loads(foundry("train", matrix, "--matrix", "--list", "--json").out)
+
+    assert [(row["index"], row["random_seed"], row["state"]) for row in rows] == [(0, 1, "missing"), (1, 2, "missing")]
+    assert "missing" in foundry("train", matrix, "--matrix", "--list").out
+
+
+@pytest.fixture
+def trained_cells(monkeypatch) -> list[tuple[int, str]]:
+    """Training is a stand-in that notes the seed; exit codes come from `codes`."""
+    from foundry_cli.commands import train as command
+
+    seen: list[tuple[int, str]] = []
+
+    def train_one(experiment: Any, **_: Any) -> int:
+        seen.append((experiment.config.random_seed, experiment.config.training.output_dir))
+        return 0
+
+    monkeypatch.setattr(command, "train_one", train_one)
+    return seen
+
+
+def test_a_matrix_trains_every_run_that_is_missing(foundry, matrix, trained_cells):
+    assert foundry("train", matrix, "--matrix").code == 0
+    assert [seed for seed, _ in trained_cells] == [1, 2]
+    assert len({folder for _, folder in trained_cells}) == 2
+
+
+def test_an_index_trains_that_run_only(foundry, matrix, trained_cells):
+    assert foundry("train", matrix, "--matrix", "--index", 1).code == 0
+    assert [seed for seed, _ in trained_cells] == [2]
+
+
+@pytest.mark.parametrize(("arguments", "word"), [(["--list"], "--matrix"), (["--matrix", "--index", 7], "--index 7")])
+def test_a_matrix_that_is_not_there_is_refused(foundry, matrix, trained_cells, arguments, word):
+    answer = foundry("train", matrix, *arguments)
+
+    assert answer.code == 2
+    assert word in answer.err
+
+
+def test_a_config_without_a_matrix_has_none_to_train(foundry, project, trained_cells):
+    assert foundry("train", project, "--matrix").code == 2
+
+
+def test_verify_of_a_folder_that_is_nothing_says_so(foundry, tmp_path):
+    (tmp_path / "empty").mkdir()
+
+    assert foundry("verify", tmp_path / "empty").code == 4
+
+
+def test_export_and_report_want_a_place(foundry, run_folder):
+    assert foundry("export", run_folder).code == 2
+    assert foundry("export", run_folder, "--to", "out", "--revisions").code == 2
+    assert foundry("report", run_folder, run_folder).code == 2
+
+
+def test_evaluate_refuses_choices_that_do_not_exist(foundry, run_folder):
+    assert foundry("evaluate", run_folder, "--start", "middle", "--corpus", "x").code == 2
+    assert foundry("evaluate", run_folder, "--method", "guess", "--minimal-pairs", "x").code == 2

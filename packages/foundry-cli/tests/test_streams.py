@@ -1,0 +1,49 @@
+"""Output whose reader has gone."""
+
+import os
+import sys
+
+from foundry_cli.streams import SurvivingStream, surviving_streams
+
+
+def test_writing_to_a_pipe_without_a_reader_is_survived():
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    with os.fdopen(writer, "w") as pipe:
+        stream = SurvivingStream(pipe)
+        for _ in range(3):
+            stream.write("nobody reads this\n")
+            stream.flush()
+
+
+def test_writing_to_a_closed_file_is_survived(tmp_path):
+    file = (tmp_path / "out").open("w")
+    file.close()
+
+    stream = SurvivingStream(file)
+
+    assert stream.write("text") == 4
+    stream.flush()
+
+
+def test_characters_that_the_terminal_cannot_show_are_replaced(tmp_path):
+    with (tmp_path / "out").open("w", encoding="ascii") as file:
+        SurvivingStream(file).write("loss ↓ 3")
+
+    assert (tmp_path / "out").read_text() == "loss ? 3"
+
+
+def test_the_streams_of_the_process_are_restored_afterwards():
+    before = sys.stdout, sys.stderr
+
+    with surviving_streams():
+        assert isinstance(sys.stdout, SurvivingStream)
+
+    assert (sys.stdout, sys.stderr) == before
+
+
+def test_attributes_come_from_the_stream_itself(capsys):
+    with surviving_streams():
+        assert sys.stdout.encoding.lower() == "utf-8"
+        assert not sys.stdout.isatty()

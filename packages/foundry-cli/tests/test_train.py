@@ -1,0 +1,168 @@
+"""`foundry train`: what reaches the trainer, and what is said at the end; the training itself is a stand-in."""
+
+import json
+import signal
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from foundry_cli.commands.train import deaf_to_hangup
+from foundry_cli.summary import facts, headline, next_commands, program, shown_path
+from foundry_config import CheckpointError
+from foundry_train.summary import TrainingSummary
+
+
+def summary(**changes) -> TrainingSummary:
+    values = {
+        "experiment_name": "quickstart", "run_dir": Path("runs/quickstart"), "steps": 350, "total_steps": 350,
+        "epochs": 1.2,
+        "first_loss": 8.3, "final_loss": 4.2, "test_loss_before": 8.33, "test_loss_after": 4.5, "test_perplexity": 90.0,
+        "bits_per_byte": 2.1, "bits_per_word": 12.0, "tokens": 716_800, "words": 400_000, "tokens_per_second": 9000.0,
+        "seconds": 100.0, "peak_memory_bytes": 2**30, "sample": "Return the\nvalue \x1b[31m", "exit_code": 0,
+        "checkpoint": Path("runs/quickstart/checkpoints/step-00000350"),
+    }  # fmt: skip
+    return TrainingSummary(**{**values, **changes})
+
+
+@pytest.fixture
+def trainer(foundry, monkeypatch):
+    """A trainer that notes how it was called, and returns `trainer.result`."""
+    import foundry_train
+
+    class Trainer:
+        calls: ClassVar[list[tuple]] = []
+        result = summary()
+
+        def __init__(self, config, base_dir, **options):
+            self.calls.append((config, base_dir, options))
+
+        def train(self):
+            if isinstance(self.result, Exception):
+                raise self.result
+            return self.result
+
+    monkeypatch.setitem(vars(foundry_train), "Trainer", Trainer)
+    foundry("init")
+    return Trainer
+
+
+def test_options_reach_the_trainer(foundry, trainer, tmp_path, run_folder):
+    answer = foundry(
+        "train", "--set", "training.train_steps=7", "--resume", "step=4", "--stop-after", "3h50m",
+        "--fork", "runs/small@chck_1M", "--allow-numeric-drift",
+    )  # fmt: skip
+
+    ((config, base_dir, options),) = trainer.calls[-1:]
+    assert answer.code == 0
+    assert (config.training.train_steps, config.training.stop_after) == (7, "3h50m")
+    assert base_dir == tmp_path
+    assert options["fork"] == run_folder / "checkpoints" / "step-00000016"
+    assert (options["resume"], options["allow_numeric_drift"]) == ("step=4", True)
+
+
+@pytest.mark.parametrize(("fork", "word"), [("runs/no@4", "runs/no"), ("runs/small@7", "'7'"), ("runs/no", "runs/no")])
+def test_a_fork_of_what_does_not_exist_is_refused(foundry, trainer, run_folder, fork, word):
+    answer = foundry("train", "--fork", fork)
+
+    assert answer.code == 4
+    assert word in answer.err
+
+
+def test_the_first_line_comes_before_the_config_is_read(foundry, trainer):
+    assert foundry("train", "missing.yaml").err.splitlines()[0] == "foundry train missing.yaml"
+
+
+def test_the_summary_says_how_it_went_where_it_lies_and_what_to_type_next(foundry, trainer):
+    out = foundry("train").out
+
+    for words in (
+        "350 of 350 steps",
+        "8.3300 -> 4.5000",
+        "2.100 bits per byte",
+        "9,000 tokens per second",
+        "step-00000350",
+    ):
+        assert words in out
+    assert "Return the↵value \\x1b[31m" in out
+    assert out.count("foundry ") >= 3
+
+
+def test_the_summary_as_json_is_all_of_it(foundry, trainer):
+    answer = foundry("train", "--json")
+
+    assert json.loads(answer.out)["test_loss_after"] == 4.5
+
+
+def test_a_run_stopped_by_a_signal_ends_with_its_code_and_says_how_to_go_on(foundry, trainer, monkeypatch):
+    monkeypatch.setattr(trainer, "result", summary(steps=100, stopped_by="SIGUSR1", exit_code=138))
+
+    answer = foundry("train")
+
+    assert answer.code == 138
+    assert "run the same command again" in answer.out
+
+
+def test_an_error_of_the_trainer_ends_the_command(foundry, trainer, monkeypatch):
+    monkeypatch.setattr(trainer, "result", CheckpointError("nothing to resume from"))
+
+    answer = foundry("train", "--resume", "must")
+
+    assert answer.code == 4
+    assert "error: nothing to resume from" in answer.err
+
+
+def test_only_the_first_rank_speaks(foundry, trainer, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+
+    assert foundry("train").out == ""
+
+
+def test_a_done_run_says_so():
+    assert "done" in headline(summary(already_done=True))
+
+
+def test_a_resumed_run_says_where():
+    assert "resumed at step 100" in headline(summary(resumed_from=100))
+
+
+def test_what_is_unknown_is_left_out():
+    bare = summary(
+        test_loss_before=None, test_loss_after=None, test_perplexity=None, bits_per_byte=None, bits_per_word=None,
+        first_loss=None, final_loss=None, sample=None, checkpoint=None, tokens=0,
+        tokens_per_second=0.0, peak_memory_bytes=0,
+    )  # fmt: skip
+
+    assert [name for name, _ in facts(bare)] == ["run", "metrics"]
+
+
+def test_updates_that_were_left_out_are_counted():
+    assert ("left out", "3 updates (not finite)") in facts(summary(nonfinite_skips=3))
+
+
+@pytest.mark.parametrize("stopped_by", [None, "SIGTERM"])
+def test_there_are_three_next_commands(stopped_by):
+    assert len(next_commands(summary(stopped_by=stopped_by), Path("my config.yaml"))) == 3
+
+
+def test_the_next_commands_are_called_as_this_one_was(monkeypatch):
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert program() == "uv run foundry"
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH")
+    assert program() == "foundry"
+
+
+def test_paths_are_shown_as_short_as_they_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert shown_path(tmp_path / "runs" / "a") == "runs/a"
+    assert shown_path(tmp_path.parent) == str(tmp_path.parent)
+
+
+def test_a_closed_terminal_does_not_end_a_training():
+    before = signal.getsignal(signal.SIGHUP)
+
+    with deaf_to_hangup():
+        signal.raise_signal(signal.SIGHUP)
+
+    assert signal.getsignal(signal.SIGHUP) == before
