@@ -59,14 +59,14 @@ def test_files_that_include_each_other_are_refused(family):
 
     message = problems(family / "a.yaml")
 
-    assert f"{family / 'b.yaml'}:1:22: include: files include each other in a circle:" in message
+    assert f"{family / 'b.yaml'}:1:22: include: files include each other in a cycle:" in message
 
 
 def test_a_file_that_includes_itself_through_a_link_is_refused(family):
     (family / "a.yaml").write_text("include: link.yaml\n")
     (family / "link.yaml").symlink_to(family / "a.yaml")
 
-    assert "in a circle" in problems(family / "a.yaml")
+    assert "in a cycle" in problems(family / "a.yaml")
 
 
 def test_a_link_that_leads_to_itself_is_refused(family):
@@ -88,6 +88,18 @@ def test_include_names_files(family, include):
     (family / "a.yaml").write_text(f"include: {include}\n")
 
     assert "include: name a file, or a list of files" in problems(family / "a.yaml")
+
+
+@pytest.mark.parametrize("include", ["nope.yaml", "a.yaml", "5", "broken.yaml", "list.yaml"])
+def test_what_a_file_that_cannot_be_included_may_hold_is_not_called_missing(family, include):
+    (family / "broken.yaml").write_text("model: {layers: [\n")
+    (family / "list.yaml").write_text("- 1\n")
+    (family / "a.yaml").write_text(f"include: {include}\nmodel: {{layers: 0}}\n")
+
+    message = problems(family / "a.yaml")
+
+    assert "model.layers: must be" in message
+    assert "missing" not in message
 
 
 def test_a_missing_included_file_is_named_where_it_is_asked_for(family):

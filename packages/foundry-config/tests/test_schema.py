@@ -56,7 +56,7 @@ def test_all_missing_required_fields_are_reported_together():
         ModelConfig()
 
     for field in MODEL:
-        assert f"`{field}` is missing" in str(caught.value)
+        assert f"ModelConfig.{field}: this field is missing" in str(caught.value)
 
 
 def test_an_unknown_field_in_python_is_refused_with_the_nearest_right_one():

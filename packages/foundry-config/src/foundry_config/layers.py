@@ -43,11 +43,6 @@ def read_text(text: str, *, format: str, source_name: str, problems: list[Proble
     return None
 
 
-def read_files(path: Path, problems: list[Problem]) -> Node | None:
-    """Return the tree of the file at `path`, laid over everything that it includes."""
-    return _Files(problems).read(path, Place(Source(str(path))), ())
-
-
 def read_environment(environ: Mapping[str, str], problems: list[Problem]) -> Node | None:
     """Return the tree that the variables FOUNDRY__SECTION__FIELD make, or None when there are none."""
     root: Node | None = None
@@ -101,14 +96,20 @@ def read_value(text: str, source: Source, problems: list[Problem]) -> Node | Non
     return None if node is None else moved(node, Place(source))
 
 
-class _Files:
+class ConfigFiles:
     """Reads a file and what it includes, and refuses a file that includes itself by any way."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self._problems = problems
         self._count = 0
+        self.is_complete = True
+        """Whether everything that was included could be read; if not, what seems to be missing may stand there."""
 
-    def read(self, path: Path, asked_by: Place, chain: tuple[Path, ...]) -> Node | None:
+    def read(self, path: Path) -> Node | None:
+        """Return the tree of the file at `path`, laid over everything that it includes."""
+        return self._read(path, Place(Source(str(path))), ())
+
+    def _read(self, path: Path, asked_by: Place, chain: tuple[Path, ...]) -> Node | None:
         text = self._text(path, asked_by, chain)
         if text is None:
             return None
@@ -120,8 +121,10 @@ class _Files:
         includes = fields.pop("include", None)
         merged: Node | None = None
         for name, place in self._names(includes):
-            base = self.read(path.parent / name, place, (*chain, path.resolve()))
-            if base is not None:
+            base = self._read(path.parent / name, place, (*chain, path.resolve()))
+            if base is None:
+                self.is_complete = False
+            else:
                 merged = base if merged is None else merge(merged, base)
         top = Node(fields, root.place)
         return top if merged is None else merge(merged, top)
@@ -136,6 +139,7 @@ class _Files:
                 names.append((node.value, node.place))
             else:
                 self._problem(node.place, "include", "name a file, or a list of files, relative to this one")
+                self.is_complete = False
         return names
 
     def _text(self, path: Path, asked_by: Place, chain: tuple[Path, ...]) -> str | None:
@@ -147,7 +151,7 @@ class _Files:
         try:
             if path.resolve() in chain:
                 way = " -> ".join(str(step) for step in (*chain, path.resolve()))
-                self._problem(asked_by, field, f"files include each other in a circle: {way}")
+                self._problem(asked_by, field, f"files include each other in a cycle: {way}")
                 return None
             if not path.is_file():
                 self._problem(asked_by, field, _missing(path))

@@ -25,6 +25,8 @@ class Finding(NamedTuple):
     path: Path
     message: str
     at_key: bool = False
+    is_missing: bool = False
+    """Whether nothing stands at `path`, though something must."""
 
 
 def unfit(data: Any) -> Iterator[Finding]:
