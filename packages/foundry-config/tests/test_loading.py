@@ -176,6 +176,7 @@ def test_overrides_take_lists_nulls_mappings_and_deep_paths(tiny_yaml):
             "model.extra.scale.inner=1.5",
             "model.extra.scale.outer=x=y",
             "experiment_name = spaced ",
+            "matrix.training.learning_rate=[1e-3, 1e-4]",
         ],
     )
 
@@ -184,6 +185,7 @@ def test_overrides_take_lists_nulls_mappings_and_deep_paths(tiny_yaml):
     assert config.logging.dir is None
     assert config.model.extra == {"scale": {"inner": 1.5, "outer": "x=y"}}
     assert config.experiment_name == "spaced"
+    assert config.matrix == {"training.learning_rate": [1e-3, 1e-4]}
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,10 @@ def test_overrides_take_lists_nulls_mappings_and_deep_paths(tiny_yaml):
     [
         ("training.learning_rate", "--set training.learning_rate: write an override as section.field=value"),
         ("=3", "--set =3: write an override as section.field=value"),
+        ("training..epochs=3", "--set training..epochs=3: write an override as section.field=value"),
+        ("include=a.yaml", "--set include=a.yaml: include: only a file can include another file"),
+        ("matrix.model.lyers=[1]", "--set matrix.model.lyers=[1]: matrix.model.lyers: unknown field. Did you mean"),
+        ("experiment_name=7", "got 7; put text that looks like this in quotes"),
         (
             "training.lerning_rate=1",
             "--set training.lerning_rate=1: training.lerning_rate: unknown field. Did you mean",
@@ -209,6 +215,37 @@ def test_a_wrong_override_is_named_instead_of_a_line(tiny_yaml, override, messag
         parse_config(tiny_yaml, overrides=[override])
 
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("FOUNDRY__TRAINING__LERNING_RATE", "training.lerning_rate: unknown field. Did you mean 'FOUNDRY__TRAINING__"),
+        ("FOUNDRY__TRAINING_EPOCHS", "training_epochs: unknown field. Did you mean 'FOUNDRY__TRAINING__EPOCHS'?"),
+        ("FOUNDRY_TRAINING__EPOCHS", "two underscores stand before a section and before a field. Did you mean"),
+        ("foundry_random_seed", "Did you mean 'FOUNDRY__RANDOM_SEED'?"),
+        ("FOUNDRY__XYZ", "xyz: unknown field. Known: experiment_name, data"),
+        ("FOUNDRY__TRAINING__", "name a variable FOUNDRY__SECTION__FIELD"),
+        ("FOUNDRY__", "name a variable FOUNDRY__SECTION__FIELD"),
+        ("FOUNDRY__INCLUDE", "include: only a file can include another file"),
+        ("FOUNDRY__MODEL__LAYERS__X", "model.layers: must be an integer"),
+    ],
+)
+def test_a_variable_that_sets_no_field_is_refused_with_the_nearest_right_one(tmp_path, tiny_yaml, name, message):
+    (tmp_path / "a.yaml").write_text(tiny_yaml)
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "a.yaml", environ={name: "1"})
+
+    assert str(caught.value).startswith(f"environment variable {name}: ")
+    assert message in str(caught.value)
+
+
+def test_variables_of_other_programs_are_left_alone(tmp_path, tiny_yaml):
+    (tmp_path / "a.yaml").write_text(tiny_yaml)
+    environ = {"FOUNDRY_HOME": "x", "FOUNDRY_BENCHMARK_STARTED": "1", "FOUNDRYX": "", "FOUNDRY__MODEL__EXTRA__A": "2"}
+
+    assert load_config(tmp_path / "a.yaml", environ=environ).model.extra == {"a": 2}
 
 
 def test_a_wrong_environment_variable_is_named_instead_of_a_line(tmp_path, tiny_yaml):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from foundry_config.json_reader import read_json
-from foundry_config.lookup import did_you_mean
+from foundry_config.lookup import closest, did_you_mean
 from foundry_config.origins import Node, Place, Source, merge, moved
 from foundry_config.problems import Problem
 from foundry_config.toml_reader import read_toml
@@ -44,13 +44,22 @@ def read_text(text: str, *, format: str, source_name: str, problems: list[Proble
 
 
 def read_environment(environ: Mapping[str, str], problems: list[Problem]) -> Node | None:
-    """Return the tree that the variables FOUNDRY__SECTION__FIELD make, or None when there are none."""
+    """Return the tree that the variables FOUNDRY__SECTION__FIELD make, or None when there are none.
+
+    A name that is almost one of these (`FOUNDRY_SECTION_FIELD`) is a problem: it would be ignored without a word.
+    """
     root: Node | None = None
-    for name in sorted(environ):
-        if not name.upper().startswith(ENVIRONMENT_PREFIX):
-            continue
-        keys = [key.lower() for key in name[len(ENVIRONMENT_PREFIX) :].split("__")]
-        root = _lay(root, keys, environ[name], Source(f"environment variable {name}"), problems)
+    for name in sorted(name for name in environ if name.upper().startswith("FOUNDRY_")):
+        source = Source(f"environment variable {name}")
+        is_ours = name.upper().startswith(ENVIRONMENT_PREFIX)
+        keys = [key.lower() for key in name[len(ENVIRONMENT_PREFIX) :].split("__")] if is_ours else []
+        if is_ours and not all(keys):
+            problems.append(Problem(Place(source), "", "name a variable FOUNDRY__SECTION__FIELD"))
+        elif meant := _meant_variable(name, keys):
+            what = "unknown field" if is_ours else "two underscores stand before a section and before a field"
+            problems.append(Problem(Place(source), ".".join(keys), f"{what}. Did you mean {meant!r}?"))
+        elif is_ours:
+            root = _lay(root, keys, environ[name], source, problems)
     return root
 
 
@@ -60,19 +69,22 @@ def read_overrides(overrides: Sequence[str], problems: list[Problem]) -> Node | 
     for override in overrides:
         target, equals, value = override.partition("=")
         source = Source(f"--set {override if len(override) <= MAX_SHOWN else override[:MAX_SHOWN] + '...'}")
-        if not equals or not target.strip():
+        keys = [key.strip() for key in target.split(".")]
+        if not equals or not all(keys):
             problems.append(Problem(Place(source), "", "write an override as section.field=value"))
-            continue
-        root = _lay(root, [key.strip() for key in target.split(".")], value, source, problems)
+        else:
+            root = _lay(root, keys, value, source, problems)
     return root
 
 
 def _lay(root: Node | None, keys: list[str], text: str, source: Source, problems: list[Problem]) -> Node | None:
     """Return `root` with the value written in `text` at the path `keys`."""
     place = Place(source)
-    if len(keys) > MAX_DEPTH:
-        problems.append(Problem(place, "", f"names more than {MAX_DEPTH} levels"))
+    if message := _path_problem(keys):
+        problems.append(Problem(place, keys[0], message))
         return root
+    if keys[0] == "matrix" and len(keys) > 1:  # whose keys are themselves paths
+        keys = ["matrix", ".".join(keys[1:])]
     found: list[Problem] = []
     value = read_value(text, source, found)
     problems.extend(Problem(place, ".".join(keys), problem.message) for problem in found)
@@ -83,6 +95,31 @@ def _lay(root: Node | None, keys: list[str], text: str, source: Source, problems
         inner: dict[str, Node] = value.value
         inner[key].key = place
     return value if root is None else merge(root, value)
+
+
+def _path_problem(keys: Sequence[str]) -> str | None:
+    if len(keys) > MAX_DEPTH:
+        return f"names more than {MAX_DEPTH} levels"
+    return "only a file can include another file" if keys[0] == "include" else None
+
+
+def _meant_variable(name: str, keys: Sequence[str]) -> str | None:
+    """Return the variable that `name`, which sets no field, is likely to stand for."""
+    # here and not above: only who sets such variables waits for it
+    from foundry_config.fields import field_classes
+
+    known = {path: f"{ENVIRONMENT_PREFIX}{path.replace('.', '__').upper()}" for path in field_classes()}
+    if not keys:
+        return next((right for right in known.values() if _squeezed(right) == _squeezed(name)), None)
+    sections = [path.split(".") for path in known]
+    if keys == ["include"] or any(section[: len(keys)] == keys[: len(section)] for section in sections):
+        return None
+    meant = closest(".".join(keys), known)
+    return known[meant] if meant else None
+
+
+def _squeezed(name: str) -> str:
+    return name.upper().replace("__", "_")
 
 
 def read_value(text: str, source: Source, problems: list[Problem]) -> Node | None:
