@@ -160,6 +160,11 @@ def test_rules_look_at_the_right_items_of_a_list_with_a_wrong_one(tiny_yaml, wro
     assert sorted({path[:31] for path in found}) == [f"training.checkpoint_schedule[{index}]" for index in (0, 1, 2, 4)]
 
 
+def test_a_merge_key_is_refused_with_what_to_do_instead(tiny_yaml):
+    with pytest.raises(ConfigError, match=r"model\.<<: merge keys are no part of YAML 1.2; repeat the fields, or put"):
+        parse_config(tiny_yaml.replace("  layers: 2", "  layers: 2\n  <<: {dropout: 0.2}"))
+
+
 def test_a_wrong_item_hides_no_broken_rule_of_another_list(tiny_yaml):
     assert paths_of_problems(tiny_yaml, dataset_manipulation='[5, "", {nme: a}]') == [
         f"dataset_manipulation[{index}]" for index in range(3)

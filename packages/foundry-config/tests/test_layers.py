@@ -156,6 +156,8 @@ def test_a_file_without_permission_is_refused(family):
         (b"\xff\xfea\x00", ":1:1: not UTF-8 text"),
         (b"a: b\n c: \x1b[2J\n", ":2:5: the character '\\x1b' cannot stand in a config"),
         (b"a: 1\n---\nb: 2\n", ":2:1: a second document"),
+        ("a: 1\nb: é\u2028".encode(), ":2:5: the character '\\u2028' cannot stand in a config"),
+        (b"a: 1\rb: [1\rc: 2\r", ":3:2: not valid YAML"),
         (b"a: [1\nb: 2\n", ":2:2: not valid YAML"),
         (b"x" * (MAX_BYTES + 1), "larger than 256 KiB"),
     ],

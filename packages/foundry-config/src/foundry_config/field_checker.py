@@ -186,6 +186,8 @@ def kind_of_field(cls: type[msgspec.Struct], path: str) -> types.Type | str:
 
 def unknown_field(root: types.StructType, path: Path, key: str) -> str:
     """Say that `key` is no field of the section at `path`, and which one may be meant."""
+    if key == "<<":
+        return "merge keys are no part of YAML 1.2; repeat the fields, or put them into a file and `include` it"
     sections = {field.name: bare(field.type) for field in root.fields}
     homes = {
         name: [f.name for f in kind.fields] for name, kind in sections.items() if isinstance(kind, types.StructType)
