@@ -283,7 +283,7 @@ def _hint(kind: types.Type, value: Any) -> str:
     inner = bare(kind)
     members = [bare(member) for member in inner.types] if isinstance(inner, types.UnionType) else [inner]
     if not isinstance(value, str):
-        is_text = any(isinstance(member, types.StrType) for member in members)
+        is_text = {type(member) for member in members} <= {types.StrType, types.NoneType}
         return "; put text that looks like this in quotes" if is_text and isinstance(value, bool | int | float) else ""
     for member in members:
         if isinstance(member, types.BoolType) and value.lower() in YAML_1_1_BOOLS:
