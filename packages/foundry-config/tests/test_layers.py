@@ -169,6 +169,22 @@ def test_a_file_that_holds_no_config_says_where_and_why(family, content, message
     assert message in problems(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("top.toml", 'include = "base.yaml"\nexperiment_tags = ["a\u2028b\x85c"]\n'),
+        ("top.json", '{"include": "base.yaml", "experiment_tags": ["a\u2028b\x85c"]}'),
+    ],
+)
+def test_breaks_of_old_yaml_are_plain_characters_in_toml_and_json(family, name, content):
+    (family / name).write_text(content, encoding="utf-8", newline="")
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(family / name, environ={})
+    assert "unknown field" in str(caught.value)
+    assert "cannot stand" not in str(caught.value)
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_taken(family, tiny_yaml):
     path = family / "a.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + tiny_yaml.replace("\n", "\r\n").encode())

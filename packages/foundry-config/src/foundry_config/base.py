@@ -42,7 +42,9 @@ class ConfigMeta(type(msgspec.Struct)):
 
         def __call__(cls, *positional: Any, **fields: Any) -> Any:
             if positional:
-                raise TypeError(f"{cls.__name__} takes its fields by name: {cls.__name__}({cls.__struct_fields__[0]}=...)")
+                raise TypeError(
+                    f"{cls.__name__} takes its fields by name: {cls.__name__}({cls.__struct_fields__[0]}=...)"
+                )
             try:
                 return super().__call__(**fields)
             except TypeError:

@@ -18,8 +18,12 @@ from foundry_config.yaml_reader import read_yaml
 ENVIRONMENT_PREFIX = "FOUNDRY__"
 MAX_INCLUDES = 50
 MAX_SHOWN = 200  # characters of an override in a message
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
-OLD_BREAKS = re.compile("[\x85\u2028\u2029]")  # end a line in YAML 1.1 and for libyaml, but not in YAML 1.2
+FORBIDDEN = {  # what cannot stand in a text as it is; in quotes every format has escapes for it
+    # for libyaml U+0085, U+2028 and U+2029 end a line, as in YAML 1.1, but not in YAML 1.2
+    "yaml": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]"),
+    "toml": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]"),
+    "json": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]"),
+}
 SUFFIXES = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 
 
@@ -29,7 +33,7 @@ def read_text(text: str, *, format: str, source_name: str, problems: list[Proble
     if format == "yaml":  # where a carriage return alone ends a line too
         text = text.replace("\r", "\n")
     source = Source(source_name, tuple(text.split("\n")))
-    if found := CONTROL.search(text) or (format == "yaml" and OLD_BREAKS.search(text)):
+    if found := FORBIDDEN[format].search(text):
         line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
         problems.append(
             Problem(Place(source, line, column), "", f"the character {found[0]!r} cannot stand in a config")
@@ -127,7 +131,7 @@ def _squeezed(name: str) -> str:
 
 def read_value(text: str, source: Source, problems: list[Problem]) -> Node | None:
     """Return the tree of one value in YAML, all of it at `source` as a whole; an empty text is null."""
-    if CONTROL.search(text) or OLD_BREAKS.search(text) or len(text) > MAX_BYTES:
+    if FORBIDDEN["yaml"].search(text) or len(text) > MAX_BYTES:
         problems.append(Problem(Place(source), "", "control characters or too long"))
         return None
     node = read_yaml(text, source, problems)
