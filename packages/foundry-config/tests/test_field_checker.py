@@ -147,12 +147,36 @@ def test_a_rule_about_a_wrong_field_is_left_out_and_the_others_are_not(tiny_yaml
     assert paths == ["model.hidden_size", "model.key_value_heads"]
 
 
-def test_a_rule_about_a_list_with_an_infinite_item_is_left_out(tiny_yaml):
+def paths_of_problems(text: str, **overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        parse_config(tiny_yaml, overrides=["training.checkpoint_schedule=[.nan, 99]", "model.layers=x"])
+        parse_config(text, overrides=[f"{path.replace('__', '.')}={value}" for path, value in overrides.items()])
+    return [problem.path for problem in caught.value.problems]
 
-    paths = [problem.path for problem in caught.value.problems]
-    assert paths == ["model.layers", "training.checkpoint_schedule[0]"]
+
+@pytest.mark.parametrize("wrong", [".nan", "-1", "1.5", "true", "null", "[]", '""', "{log: .inf}", "{a: {b: .nan}}"])
+def test_rules_look_at_the_right_items_of_a_list_with_a_wrong_one(tiny_yaml, wrong):
+    found = paths_of_problems(tiny_yaml, training__checkpoint_schedule=f"[{wrong}, 99, pythea, 5, {{log: 1}}]")
+
+    assert sorted({path[:31] for path in found}) == [f"training.checkpoint_schedule[{index}]" for index in (0, 1, 2, 4)]
+
+
+def test_a_merge_key_is_refused_with_what_to_do_instead(tiny_yaml):
+    with pytest.raises(ConfigError, match=r"model\.<<: merge keys are no part of YAML 1.2; repeat the fields, or put"):
+        parse_config(tiny_yaml.replace("  layers: 2", "  layers: 2\n  <<: {dropout: 0.2}"))
+
+
+def test_a_wrong_item_hides_no_broken_rule_of_another_list(tiny_yaml):
+    assert paths_of_problems(tiny_yaml, dataset_manipulation='[5, "", {nme: a}]') == [
+        f"dataset_manipulation[{index}]" for index in range(3)
+    ]
+    assert paths_of_problems(tiny_yaml, tokenizer__user_defined_symbols='["", "", a, a]') == [
+        f"tokenizer.user_defined_symbols[{index}]" for index in (0, 1, 3)
+    ]
+    assert paths_of_problems(tiny_yaml, logging__sinks='["", a]') == ["logging.sinks[0]", "logging.sinks[1]"]
+    assert paths_of_problems(tiny_yaml, matrix="{model.layers: 3, training.lr: [1]}") == [
+        "matrix.model.layers",
+        "matrix.training.lr",
+    ]
 
 
 @pytest.mark.parametrize(

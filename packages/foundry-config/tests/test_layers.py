@@ -59,14 +59,14 @@ def test_files_that_include_each_other_are_refused(family):
 
     message = problems(family / "a.yaml")
 
-    assert f"{family / 'b.yaml'}:1:22: include: files include each other in a circle:" in message
+    assert f"{family / 'b.yaml'}:1:22: include: files include each other in a cycle:" in message
 
 
 def test_a_file_that_includes_itself_through_a_link_is_refused(family):
     (family / "a.yaml").write_text("include: link.yaml\n")
     (family / "link.yaml").symlink_to(family / "a.yaml")
 
-    assert "in a circle" in problems(family / "a.yaml")
+    assert "in a cycle" in problems(family / "a.yaml")
 
 
 def test_a_link_that_leads_to_itself_is_refused(family):
@@ -88,6 +88,18 @@ def test_include_names_files(family, include):
     (family / "a.yaml").write_text(f"include: {include}\n")
 
     assert "include: name a file, or a list of files" in problems(family / "a.yaml")
+
+
+@pytest.mark.parametrize("include", ["nope.yaml", "a.yaml", "5", "broken.yaml", "list.yaml"])
+def test_what_a_file_that_cannot_be_included_may_hold_is_not_called_missing(family, include):
+    (family / "broken.yaml").write_text("model: {layers: [\n")
+    (family / "list.yaml").write_text("- 1\n")
+    (family / "a.yaml").write_text(f"include: {include}\nmodel: {{layers: 0}}\n")
+
+    message = problems(family / "a.yaml")
+
+    assert "model.layers: must be" in message
+    assert "missing" not in message
 
 
 def test_a_missing_included_file_is_named_where_it_is_asked_for(family):
@@ -144,6 +156,8 @@ def test_a_file_without_permission_is_refused(family):
         (b"\xff\xfea\x00", ":1:1: not UTF-8 text"),
         (b"a: b\n c: \x1b[2J\n", ":2:5: the character '\\x1b' cannot stand in a config"),
         (b"a: 1\n---\nb: 2\n", ":2:1: a second document"),
+        ("a: 1\nb: é\u2028".encode(), ":2:5: the character '\\u2028' cannot stand in a config"),
+        (b"a: 1\rb: [1\rc: 2\r", ":3:2: not valid YAML"),
         (b"a: [1\nb: 2\n", ":2:2: not valid YAML"),
         (b"x" * (MAX_BYTES + 1), "larger than 256 KiB"),
     ],
@@ -153,6 +167,22 @@ def test_a_file_that_holds_no_config_says_where_and_why(family, content, message
     path.write_bytes(content)
 
     assert message in problems(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("top.toml", 'include = "base.yaml"\nexperiment_tags = ["a\u2028b\x85c"]\n'),
+        ("top.json", '{"include": "base.yaml", "experiment_tags": ["a\u2028b\x85c"]}'),
+    ],
+)
+def test_breaks_of_old_yaml_are_plain_characters_in_toml_and_json(family, name, content):
+    (family / name).write_text(content, encoding="utf-8", newline="")
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(family / name, environ={})
+    assert "unknown field" in str(caught.value)
+    assert "cannot stand" not in str(caught.value)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_taken(family, tiny_yaml):

@@ -43,8 +43,6 @@ def test_ten_mistakes_are_reported_together_with_their_lines_and_columns(tmp_pat
     assert [str(problem).removeprefix(str(path)) for problem in caught.value.problems] == [
         ":1:18: experiment_name: must be a name of at most 128 letters, digits, `.`, `_` and `-` that starts with a "
         "letter or digit, got 'ten mistakes'",
-        ":2:1: data: the field `max_sequence_length` is missing; it must be an integer of at least 2 and at most "
-        "16,777,216",
         ":5:3: data.batch_size: this key is given twice; it stands on line 4 already",
         ":6:3: data.max_sequence_lenght: unknown field. Did you mean 'max_sequence_length'?",
         ":8:15: tokenizer.vocab_size: must be an integer of at least 8 and at most 2,147,483,647, got '4096'; this is "
@@ -59,7 +57,56 @@ def test_ten_mistakes_are_reported_together_with_their_lines_and_columns(tmp_pat
         "babylm-strict-small, babylm-strict, epochs",
         ":21:1: evaluaton: unknown field. Did you mean 'evaluation'?",
     ]
-    assert str(caught.value).startswith(f"12 problems in {path}:\n")
+    assert str(caught.value).startswith(f"11 problems in {path}:\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "  batch_size: 2\n",
+            ["x.yaml:2:1: data.batch_size: this field is missing; it must be an integer of at least 1"],
+        ),
+        (
+            "  layers: 2\n",
+            ["x.yaml:10:1: model.layers: this field is missing; it must be an integer of at least 1 and at most "],
+        ),
+        ("experiment_name: test_exp\n", ["x.yaml:1:1: experiment_name: this field is missing; it must be a name"]),
+    ],
+)
+def test_a_missing_field_is_named_in_full_at_its_section(tiny_yaml, line, expected):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tiny_yaml.replace(line, ""), name="x.yaml")
+
+    assert [
+        str(problem)[: len(text)] for problem, text in zip(caught.value.problems, expected, strict=True)
+    ] == expected
+
+
+def test_a_missing_section_is_named_at_the_start_of_the_file(tiny_yaml):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tiny_yaml.partition("training:")[0], name="x.yaml")
+
+    assert str(caught.value) == "x.yaml:1:1: training: this section is missing"
+
+
+def test_a_misspelled_required_field_is_one_problem(tiny_yaml):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tiny_yaml.replace("vocab_size", "vocabsize").replace("model:", "modle:"), name="x.yaml")
+
+    assert [problem.path for problem in caught.value.problems] == ["tokenizer.vocabsize", "modle"]
+
+
+def test_what_is_missing_is_missing_in_the_file_whatever_an_override_says_of_its_section(tiny_yaml):
+    text = tiny_yaml.replace("  batch_size: 2\n", "").partition("training:")[0]
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, name="x.yaml", overrides=["data.packing=best_fit", "training.epochs=2"])
+
+    assert [f"{problem.place}: {problem.path}" for problem in caught.value.problems] == [
+        "x.yaml:1:1: training.output_dir",
+        "x.yaml:1:1: training.learning_rate",
+        "x.yaml:2:1: data.batch_size",
+    ]
 
 
 def test_a_terminal_gets_the_source_line_and_a_caret():
@@ -129,6 +176,7 @@ def test_overrides_take_lists_nulls_mappings_and_deep_paths(tiny_yaml):
             "model.extra.scale.inner=1.5",
             "model.extra.scale.outer=x=y",
             "experiment_name = spaced ",
+            "matrix.training.learning_rate=[1e-3, 1e-4]",
         ],
     )
 
@@ -137,6 +185,7 @@ def test_overrides_take_lists_nulls_mappings_and_deep_paths(tiny_yaml):
     assert config.logging.dir is None
     assert config.model.extra == {"scale": {"inner": 1.5, "outer": "x=y"}}
     assert config.experiment_name == "spaced"
+    assert config.matrix == {"training.learning_rate": [1e-3, 1e-4]}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +193,10 @@ def test_overrides_take_lists_nulls_mappings_and_deep_paths(tiny_yaml):
     [
         ("training.learning_rate", "--set training.learning_rate: write an override as section.field=value"),
         ("=3", "--set =3: write an override as section.field=value"),
+        ("training..epochs=3", "--set training..epochs=3: write an override as section.field=value"),
+        ("include=a.yaml", "--set include=a.yaml: include: only a file can include another file"),
+        ("matrix.model.lyers=[1]", "--set matrix.model.lyers=[1]: matrix.model.lyers: unknown field. Did you mean"),
+        ("experiment_name=7", "got 7; put text that looks like this in quotes"),
         (
             "training.lerning_rate=1",
             "--set training.lerning_rate=1: training.lerning_rate: unknown field. Did you mean",
@@ -162,6 +215,37 @@ def test_a_wrong_override_is_named_instead_of_a_line(tiny_yaml, override, messag
         parse_config(tiny_yaml, overrides=[override])
 
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("FOUNDRY__TRAINING__LERNING_RATE", "training.lerning_rate: unknown field. Did you mean 'FOUNDRY__TRAINING__"),
+        ("FOUNDRY__TRAINING_EPOCHS", "training_epochs: unknown field. Did you mean 'FOUNDRY__TRAINING__EPOCHS'?"),
+        ("FOUNDRY_TRAINING__EPOCHS", "two underscores stand before a section and before a field. Did you mean"),
+        ("foundry_random_seed", "Did you mean 'FOUNDRY__RANDOM_SEED'?"),
+        ("FOUNDRY__XYZ", "xyz: unknown field. Known: experiment_name, data"),
+        ("FOUNDRY__TRAINING__", "name a variable FOUNDRY__SECTION__FIELD"),
+        ("FOUNDRY__", "name a variable FOUNDRY__SECTION__FIELD"),
+        ("FOUNDRY__INCLUDE", "include: only a file can include another file"),
+        ("FOUNDRY__MODEL__LAYERS__X", "model.layers: must be an integer"),
+    ],
+)
+def test_a_variable_that_sets_no_field_is_refused_with_the_nearest_right_one(tmp_path, tiny_yaml, name, message):
+    (tmp_path / "a.yaml").write_text(tiny_yaml)
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "a.yaml", environ={name: "1"})
+
+    assert str(caught.value).startswith(f"environment variable {name}: ")
+    assert message in str(caught.value)
+
+
+def test_variables_of_other_programs_are_left_alone(tmp_path, tiny_yaml):
+    (tmp_path / "a.yaml").write_text(tiny_yaml)
+    environ = {"FOUNDRY_HOME": "x", "FOUNDRY_BENCHMARK_STARTED": "1", "FOUNDRYX": "", "FOUNDRY__MODEL__EXTRA__A": "2"}
+
+    assert load_config(tmp_path / "a.yaml", environ=environ).model.extra == {"a": 2}
 
 
 def test_a_wrong_environment_variable_is_named_instead_of_a_line(tmp_path, tiny_yaml):

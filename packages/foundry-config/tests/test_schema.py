@@ -1,6 +1,7 @@
 """The structs: what is valid, what is refused, what is filled in."""
 
 import copy
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -56,7 +57,7 @@ def test_all_missing_required_fields_are_reported_together():
         ModelConfig()
 
     for field in MODEL:
-        assert f"`{field}` is missing" in str(caught.value)
+        assert f"ModelConfig.{field}: this field is missing" in str(caught.value)
 
 
 def test_an_unknown_field_in_python_is_refused_with_the_nearest_right_one():
@@ -65,8 +66,13 @@ def test_an_unknown_field_in_python_is_refused_with_the_nearest_right_one():
 
 
 def test_positional_arguments_are_refused():
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"ModelConfig takes its fields by name: ModelConfig\(architecture=...\)"):
         ModelConfig(2)
+
+
+def test_a_path_object_is_refused_with_what_to_write():
+    with pytest.raises(ConfigError, match=r"DataConfig\.source_corpus: .*Path; write str\(\) of it"):
+        DataConfig(source_corpus=Path("x"), batch_size=2, max_sequence_length=8)
 
 
 def test_optional_fields_have_their_defaults():

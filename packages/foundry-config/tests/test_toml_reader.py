@@ -75,7 +75,6 @@ def test_values_and_keys_have_places(path, place, key):
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("a = 1\na = 2\n", "x.toml:2:"),
         ("[a]\n[a]\n", "x.toml:2:"),
         ("a = {b = 1, b = 2}\n", "x.toml:1:"),
         ("a.b = 1\n[a]\nb = 2\n", "x.toml:"),
@@ -86,6 +85,36 @@ def test_keys_given_twice_are_refused_with_a_place(text, place):
 
     assert node is None
     assert problems[0].startswith(place)
+    assert "given twice" in problems[0]
+
+
+def test_what_comes_beside_keys_given_twice_is_read():
+    node, problems = read(
+        "a = 1\n  a = 2\nb.c = 3\n[d]\n'e' = 1\n[f] # g\nx = 1\ny = 2\nx = [3]\nb = '''\nx = 5'''\n[h]\ne = 1\ne = 2"
+    )
+
+    assert problems == [
+        "x.toml:2:3: a: this key is given twice; it stands on line 1 already",
+        "x.toml:9:1: f.x: this key is given twice; it stands on line 7 already",
+        "x.toml:14:1: h.e: this key is given twice; it stands on line 13 already",
+    ]
+    assert plain(node) == {
+        "a": 1,
+        "b": {"c": 3},
+        "d": {"e": 1},
+        "f": {"x": 1, "y": 2, "b": "x = 5"},
+        "h": {"e": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a = 1\na = [1,\n2]\n", 'a = 1\na = """\nb = """\n', "a=1\n[a]\n", "a = [1]\n[[a]]\nb = 1\n", "[[a]]\n[a]\n"],
+)
+def test_what_is_given_twice_and_is_no_line_of_its_own_ends_the_reading(text):
+    node, problems = read(text)
+
+    assert node is None
     assert "given twice" in problems[0]
 
 

@@ -170,6 +170,29 @@ def test_broken_syntax_has_a_place(text, place):
     assert "not valid YAML" in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "hint"),
+    [
+        ("a:\n\tb: 1\n", "2:1", "; indent with spaces, not with a tab"),
+        ("é: @x\n", "1:4", "; put text that begins with '@' in quotes"),
+        ("a: b: c\n", "1:5", "put text that holds `: ` in quotes"),
+        ('a: 1\nb: "x\nc: 1\n', "2:4", "; this quote is never closed"),
+        ("b: 'x", "1:4", "; this quote is never closed"),
+        ("a: 1\nb 2\nc: 3\n", "2:1", "; this line is neither `key: value` nor an item of a list"),
+        ("a: 1\nb: [1, 2\nc: 3\n", "3:2", "that begins on line 2); the list or mapping is not closed"),
+        ("a:\n  b: 1\n c: 2\n", "3:2", "; indent this line like its neighbours"),
+        ("a: 'it's'\n", "1:8", "close quotes and brackets before it"),
+        ('a: "\\q"\n', "1:5", "; write `\\\\`, or use single quotes"),
+        ("- a\nb: 1\n", "2:1", "; items of this list begin with `- `"),
+    ],
+)
+def test_common_mistakes_of_syntax_are_explained(text, place, hint):
+    _, problems = read(text)
+
+    assert problems[0].startswith(f"x.yaml:{place}: not valid YAML: ")
+    assert hint in problems[0]
+
+
 def test_values_and_keys_have_places():
     node, _ = read("a:\n  - b: 1\n    c: 2\n")
 

@@ -40,7 +40,11 @@ class ConfigMeta(type(msgspec.Struct)):
 
     if not TYPE_CHECKING:  # a checker keeps the precise signature of each struct
 
-        def __call__(cls, **fields: Any) -> Any:
+        def __call__(cls, *positional: Any, **fields: Any) -> Any:
+            if positional:
+                raise TypeError(
+                    f"{cls.__name__} takes its fields by name: {cls.__name__}({cls.__struct_fields__[0]}=...)"
+                )
             try:
                 return super().__call__(**fields)
             except TypeError:

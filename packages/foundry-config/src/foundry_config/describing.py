@@ -77,7 +77,7 @@ def show(value: object) -> str:
     if isinstance(value, str | int | float):
         text = repr(value)
         return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
-    return f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"
 
 
 def bare(kind: types.Type) -> types.Type:

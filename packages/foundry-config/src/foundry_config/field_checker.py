@@ -5,17 +5,17 @@ an integer: `1e6` is a good way to write a million.
 """
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, cast
 
 import msgspec
 from msgspec import inspect as types
 
 from foundry_config.describing import bare, describe, show
-from foundry_config.lookup import did_you_mean
+from foundry_config.lookup import closest, did_you_mean
 from foundry_config.origins import Path
 from foundry_config.plain_data import Finding, unfit
-from foundry_config.shapes import is_list, is_mapping
+from foundry_config.shapes import WRONG, is_list, is_mapping
 
 YAML_1_1_BOOLS = frozenset({"yes", "no", "on", "off", "y", "n"})
 
@@ -35,6 +35,14 @@ class Partial:
             return self._values[name]
         except KeyError:
             raise Unknown(name) from None
+
+
+class RightItems(tuple[Any, ...]):
+    """A list of which some items are wrong, with `WRONG` in their place."""
+
+
+class RightEntries(dict[str, Any]):
+    """A mapping of which some entries are wrong, without those."""
 
 
 class FieldChecker:
@@ -59,11 +67,9 @@ class FieldChecker:
             if is_mapping(value):
                 return self._struct(inner, value, path)
         elif isinstance(inner, types.VarTupleType | types.ListType) and is_list(value):
-            items = [self.check(inner.item_type, item, (*path, index))[0] for index, item in enumerate(value)]
-            return items, tuple(items)
+            return self._list(inner.item_type, value, path)
         elif isinstance(inner, types.DictType) and is_mapping(value):
-            entries = {key: self.check(inner.value_type, item, (*path, key))[0] for key, item in value.items()}
-            return entries, entries
+            return self._entries(inner.value_type, value, path)
         elif isinstance(inner, types.UnionType):
             return self._union(kind, inner, value, path)
         elif _fits(inner, value):
@@ -76,22 +82,49 @@ class FieldChecker:
         fields = {field.name: field for field in info.fields}
         normal: dict[str, Any] = {}
         known: dict[str, Any] = {}
-        for key in filter(_is_text, data):
-            if key not in fields:
-                self._note((*path, key), unknown_field(self._root, path, key), at_key=True)
+        unknown = [key for key in data if _is_text(key) and key not in fields]
+        for key in unknown:
+            self._note((*path, key), unknown_field(self._root, path, key), at_key=True)
+        misspelled = {closest(key, fields) for key in unknown}  # one mistake is one problem
         for name, field in fields.items():
             if name in data:
                 before = len(self.findings)
                 normal[name], view = self.check(field.type, data[name], (*path, name))
                 wrong = len(self.findings) > before or (*path, name) in self._tainted
-                if isinstance(view, Partial) or not wrong:
+                if isinstance(view, Partial | RightItems | RightEntries) or not wrong:
                     known[name] = view
             elif field.required:
-                self._note(path, f"the {_missing(name, field.type)}", at_key=True)
+                if name not in misspelled:
+                    self.findings.append(Finding((*path, name), _missing(field.type), at_key=True, is_missing=True))
             else:
                 known[name] = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
         self._rules(info.cls, Partial(known), path)
         return normal, Partial(known)
+
+    def _list(self, kind: types.Type, values: Sequence[Any], path: Path) -> tuple[Any, Any]:
+        """Check every item; rules see those that are right, so that they can say what is wrong with them."""
+        items, wrong = self._children(kind, enumerate(values), path)
+        view = RightItems(WRONG if index in wrong else item for index, item in items.items())
+        return list(items.values()), view if wrong else tuple(items.values())
+
+    def _entries(self, kind: types.Type, values: Mapping[str, Any], path: Path) -> tuple[Any, Any]:
+        """Check every entry of a mapping; rules see those that are right."""
+        entries, wrong = self._children(kind, values.items(), path)
+        right = RightEntries((key, item) for key, item in entries.items() if key not in wrong)
+        return entries, right if wrong else entries
+
+    def _children(
+        self, kind: types.Type, children: Iterable[tuple[str | int, Any]], path: Path
+    ) -> tuple[dict[Any, Any], set[str | int]]:
+        """Return what each child is in its right type, and the keys of those that are wrong."""
+        right: dict[Any, Any] = {}
+        wrong: set[str | int] = set()
+        for key, value in children:
+            before = len(self.findings)
+            right[key] = self.check(kind, value, (*path, key))[0]
+            if len(self.findings) > before or (*path, key) in self._tainted:
+                wrong.add(key)
+        return right, wrong
 
     def _rules(self, cls: Any, view: Partial, path: Path) -> None:
         for rule in cls.RULES:
@@ -104,7 +137,7 @@ class FieldChecker:
 
     def _union(self, kind: types.Type, union: types.UnionType, value: Any, path: Path) -> tuple[Any, Any]:
         """Take the first member that fits; else say what is wrong inside the only member of the same shape."""
-        inside: list[list[Finding]] = []
+        inside: list[tuple[list[Finding], tuple[Any, Any]]] = []
         outer, self.findings = self.findings, []
         for member in union.types:
             checked = self.check(member, value, path)
@@ -112,13 +145,13 @@ class FieldChecker:
                 self.findings = outer
                 return checked
             if any(finding.path != path for finding in self.findings):
-                inside.append(self.findings)
+                inside.append((self.findings, checked))
             self.findings = []
         self.findings = outer
         if len(inside) == 1:
-            self.findings.extend(inside[0])
-        else:
-            self._note(path, _wrong(kind, value))
+            self.findings.extend(inside[0][0])
+            return inside[0][1]
+        self._note(path, _wrong(kind, value))
         return value, value
 
     def _note(self, path: Path, message: str, *, at_key: bool = False) -> None:
@@ -153,6 +186,8 @@ def kind_of_field(cls: type[msgspec.Struct], path: str) -> types.Type | str:
 
 def unknown_field(root: types.StructType, path: Path, key: str) -> str:
     """Say that `key` is no field of the section at `path`, and which one may be meant."""
+    if key == "<<":
+        return "merge keys are no part of YAML 1.2; repeat the fields, or put them into a file and `include` it"
     sections = {field.name: bare(field.type) for field in root.fields}
     homes = {
         name: [f.name for f in kind.fields] for name, kind in sections.items() if isinstance(kind, types.StructType)
@@ -189,10 +224,10 @@ def _is_text(key: object) -> bool:
     return isinstance(key, str)
 
 
-def _missing(name: str, kind: types.Type) -> str:
+def _missing(kind: types.Type) -> str:
     if isinstance(bare(kind), types.StructType):
-        return f"section `{name}` is missing"
-    return f"field `{name}` is missing; it must be {describe(kind)}"
+        return "this section is missing"
+    return f"this field is missing; it must be {describe(kind)}"
 
 
 def _fits(kind: types.Type, value: Any) -> bool:
@@ -245,10 +280,11 @@ def _wrong(kind: types.Type, value: Any) -> str:
 
 
 def _hint(kind: types.Type, value: Any) -> str:
-    if not isinstance(value, str):
-        return ""
     inner = bare(kind)
     members = [bare(member) for member in inner.types] if isinstance(inner, types.UnionType) else [inner]
+    if not isinstance(value, str):
+        is_text = {type(member) for member in members} <= {types.StrType, types.NoneType}
+        return "; put text that looks like this in quotes" if is_text and isinstance(value, bool | int | float) else ""
     for member in members:
         if isinstance(member, types.BoolType) and value.lower() in YAML_1_1_BOOLS:
             return "; write true or false"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from foundry_config.json_reader import read_json
-from foundry_config.lookup import did_you_mean
+from foundry_config.lookup import closest, did_you_mean
 from foundry_config.origins import Node, Place, Source, merge, moved
 from foundry_config.problems import Problem
 from foundry_config.toml_reader import read_toml
@@ -18,15 +18,22 @@ from foundry_config.yaml_reader import read_yaml
 ENVIRONMENT_PREFIX = "FOUNDRY__"
 MAX_INCLUDES = 50
 MAX_SHOWN = 200  # characters of an override in a message
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
+FORBIDDEN = {  # what cannot stand in a text as it is; in quotes every format has escapes for it
+    # for libyaml U+0085, U+2028 and U+2029 end a line, as in YAML 1.1, but not in YAML 1.2
+    "yaml": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]"),
+    "toml": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]"),
+    "json": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]"),
+}
 SUFFIXES = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 
 
 def read_text(text: str, *, format: str, source_name: str, problems: list[Problem]) -> Node | None:  # noqa: A002
     """Return the tree of a text in one of `READERS`; None where it is no mapping or cannot be read."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    if format == "yaml":  # where a carriage return alone ends a line too
+        text = text.replace("\r", "\n")
     source = Source(source_name, tuple(text.split("\n")))
-    if found := CONTROL.search(text):
+    if found := FORBIDDEN[format].search(text):
         line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
         problems.append(
             Problem(Place(source, line, column), "", f"the character {found[0]!r} cannot stand in a config")
@@ -43,19 +50,23 @@ def read_text(text: str, *, format: str, source_name: str, problems: list[Proble
     return None
 
 
-def read_files(path: Path, problems: list[Problem]) -> Node | None:
-    """Return the tree of the file at `path`, laid over everything that it includes."""
-    return _Files(problems).read(path, Place(Source(str(path))), ())
-
-
 def read_environment(environ: Mapping[str, str], problems: list[Problem]) -> Node | None:
-    """Return the tree that the variables FOUNDRY__SECTION__FIELD make, or None when there are none."""
+    """Return the tree that the variables FOUNDRY__SECTION__FIELD make, or None when there are none.
+
+    A name that is almost one of these (`FOUNDRY_SECTION_FIELD`) is a problem: it would be ignored without a word.
+    """
     root: Node | None = None
-    for name in sorted(environ):
-        if not name.upper().startswith(ENVIRONMENT_PREFIX):
-            continue
-        keys = [key.lower() for key in name[len(ENVIRONMENT_PREFIX) :].split("__")]
-        root = _lay(root, keys, environ[name], Source(f"environment variable {name}"), problems)
+    for name in sorted(name for name in environ if name.upper().startswith("FOUNDRY_")):
+        source = Source(f"environment variable {name}")
+        is_ours = name.upper().startswith(ENVIRONMENT_PREFIX)
+        keys = [key.lower() for key in name[len(ENVIRONMENT_PREFIX) :].split("__")] if is_ours else []
+        if is_ours and not all(keys):
+            problems.append(Problem(Place(source), "", "name a variable FOUNDRY__SECTION__FIELD"))
+        elif meant := _meant_variable(name, keys):
+            what = "unknown field" if is_ours else "two underscores stand before a section and before a field"
+            problems.append(Problem(Place(source), ".".join(keys), f"{what}. Did you mean {meant!r}?"))
+        elif is_ours:
+            root = _lay(root, keys, environ[name], source, problems)
     return root
 
 
@@ -65,19 +76,22 @@ def read_overrides(overrides: Sequence[str], problems: list[Problem]) -> Node | 
     for override in overrides:
         target, equals, value = override.partition("=")
         source = Source(f"--set {override if len(override) <= MAX_SHOWN else override[:MAX_SHOWN] + '...'}")
-        if not equals or not target.strip():
+        keys = [key.strip() for key in target.split(".")]
+        if not equals or not all(keys):
             problems.append(Problem(Place(source), "", "write an override as section.field=value"))
-            continue
-        root = _lay(root, [key.strip() for key in target.split(".")], value, source, problems)
+        else:
+            root = _lay(root, keys, value, source, problems)
     return root
 
 
 def _lay(root: Node | None, keys: list[str], text: str, source: Source, problems: list[Problem]) -> Node | None:
     """Return `root` with the value written in `text` at the path `keys`."""
     place = Place(source)
-    if len(keys) > MAX_DEPTH:
-        problems.append(Problem(place, "", f"names more than {MAX_DEPTH} levels"))
+    if message := _path_problem(keys):
+        problems.append(Problem(place, keys[0], message))
         return root
+    if keys[0] == "matrix" and len(keys) > 1:  # whose keys are themselves paths
+        keys = ["matrix", ".".join(keys[1:])]
     found: list[Problem] = []
     value = read_value(text, source, found)
     problems.extend(Problem(place, ".".join(keys), problem.message) for problem in found)
@@ -90,9 +104,34 @@ def _lay(root: Node | None, keys: list[str], text: str, source: Source, problems
     return value if root is None else merge(root, value)
 
 
+def _path_problem(keys: Sequence[str]) -> str | None:
+    if len(keys) > MAX_DEPTH:
+        return f"names more than {MAX_DEPTH} levels"
+    return "only a file can include another file" if keys[0] == "include" else None
+
+
+def _meant_variable(name: str, keys: Sequence[str]) -> str | None:
+    """Return the variable that `name`, which sets no field, is likely to stand for."""
+    # here and not above: only who sets such variables waits for it
+    from foundry_config.fields import field_classes
+
+    known = {path: f"{ENVIRONMENT_PREFIX}{path.replace('.', '__').upper()}" for path in field_classes()}
+    if not keys:
+        return next((right for right in known.values() if _squeezed(right) == _squeezed(name)), None)
+    sections = [path.split(".") for path in known]
+    if keys == ["include"] or any(section[: len(keys)] == keys[: len(section)] for section in sections):
+        return None
+    meant = closest(".".join(keys), known)
+    return known[meant] if meant else None
+
+
+def _squeezed(name: str) -> str:
+    return name.upper().replace("__", "_")
+
+
 def read_value(text: str, source: Source, problems: list[Problem]) -> Node | None:
     """Return the tree of one value in YAML, all of it at `source` as a whole; an empty text is null."""
-    if CONTROL.search(text) or len(text) > MAX_BYTES:
+    if FORBIDDEN["yaml"].search(text) or len(text) > MAX_BYTES:
         problems.append(Problem(Place(source), "", "control characters or too long"))
         return None
     node = read_yaml(text, source, problems)
@@ -101,14 +140,20 @@ def read_value(text: str, source: Source, problems: list[Problem]) -> Node | Non
     return None if node is None else moved(node, Place(source))
 
 
-class _Files:
+class ConfigFiles:
     """Reads a file and what it includes, and refuses a file that includes itself by any way."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self._problems = problems
         self._count = 0
+        self.is_complete = True
+        """Whether everything that was included could be read; if not, what seems to be missing may stand there."""
 
-    def read(self, path: Path, asked_by: Place, chain: tuple[Path, ...]) -> Node | None:
+    def read(self, path: Path) -> Node | None:
+        """Return the tree of the file at `path`, laid over everything that it includes."""
+        return self._read(path, Place(Source(str(path))), ())
+
+    def _read(self, path: Path, asked_by: Place, chain: tuple[Path, ...]) -> Node | None:
         text = self._text(path, asked_by, chain)
         if text is None:
             return None
@@ -120,8 +165,10 @@ class _Files:
         includes = fields.pop("include", None)
         merged: Node | None = None
         for name, place in self._names(includes):
-            base = self.read(path.parent / name, place, (*chain, path.resolve()))
-            if base is not None:
+            base = self._read(path.parent / name, place, (*chain, path.resolve()))
+            if base is None:
+                self.is_complete = False
+            else:
                 merged = base if merged is None else merge(merged, base)
         top = Node(fields, root.place)
         return top if merged is None else merge(merged, top)
@@ -136,6 +183,7 @@ class _Files:
                 names.append((node.value, node.place))
             else:
                 self._problem(node.place, "include", "name a file, or a list of files, relative to this one")
+                self.is_complete = False
         return names
 
     def _text(self, path: Path, asked_by: Place, chain: tuple[Path, ...]) -> str | None:
@@ -147,7 +195,7 @@ class _Files:
         try:
             if path.resolve() in chain:
                 way = " -> ".join(str(step) for step in (*chain, path.resolve()))
-                self._problem(asked_by, field, f"files include each other in a circle: {way}")
+                self._problem(asked_by, field, f"files include each other in a cycle: {way}")
                 return None
             if not path.is_file():
                 self._problem(asked_by, field, _missing(path))

@@ -16,7 +16,7 @@ import msgspec
 
 from foundry_config.checking import build
 from foundry_config.errors import ConfigError
-from foundry_config.layers import read_environment, read_files, read_overrides, read_text
+from foundry_config.layers import ConfigFiles, read_environment, read_overrides, read_text
 from foundry_config.origins import Node, Place, Source, locate, merge, plain
 from foundry_config.problems import Problem, refusal
 from foundry_config.schema import ExperimentConfig
@@ -37,12 +37,13 @@ def load_config(
         ConfigError: Anything is wrong; its text has one line for each problem.
     """
     problems: list[Problem] = []
+    files = ConfigFiles(problems)
     layers = [
-        read_files(Path(path), problems),
+        files.read(Path(path)),
         read_environment(os.environ if environ is None else environ, problems),
         read_overrides(overrides, problems),
     ]
-    return _build(layers, problems, name=str(path))
+    return _build(layers, problems, name=str(path), is_complete=files.is_complete)
 
 
 def parse_config(
@@ -59,10 +60,11 @@ def parse_config(
     """
     problems: list[Problem] = []
     root = read_text(text, format=format, source_name=name, problems=problems)
-    if root is not None and "include" in root.value:
+    includes = root is not None and "include" in root.value
+    if root is not None and includes:
         included: Node = root.value.pop("include")
         problems.append(Problem(included.key, "include", "only a file can include another file"))
-    return _build([root, read_overrides(overrides, problems)], problems, name=name)
+    return _build([root, read_overrides(overrides, problems)], problems, name=name, is_complete=not includes)
 
 
 def config_from_dict(mapping: Mapping[str, Any], *, name: str = "config") -> ExperimentConfig:
@@ -97,7 +99,7 @@ def replace_fields(config: ExperimentConfig, changes: Mapping[str, Any]) -> Expe
     return config_from_dict(data, name=config.experiment_name)
 
 
-def _build(layers: Sequence[Node | None], problems: list[Problem], *, name: str) -> ExperimentConfig:
+def _build(layers: Sequence[Node | None], problems: list[Problem], *, name: str, is_complete: bool) -> ExperimentConfig:
     if layers[0] is None:  # the file itself cannot be read: what its fields hold is unknown
         raise refusal(problems, name=name)
     root = layers[0]
@@ -105,7 +107,11 @@ def _build(layers: Sequence[Node | None], problems: list[Problem], *, name: str)
         root = root if layer is None else merge(root, layer)
     config, findings = build(ExperimentConfig, plain(root))
     for finding in findings:
+        if finding.is_missing and not is_complete:
+            continue
         place = locate(root, finding.path, at_key=finding.at_key)
+        if finding.is_missing and not place.line:  # an override made the section; the file is what lacks the field
+            place = root.place
         problems.append(Problem(place, dotted(finding.path), finding.message))
     if problems or config is None:
         raise refusal(problems, name=name)

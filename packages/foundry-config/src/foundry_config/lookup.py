@@ -49,6 +49,12 @@ def import_attribute(reference: str, *, kind: str) -> Any:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` with the closest of `known`, or an empty string."""
+    meant = closest(name, known)
+    return f" Did you mean {meant!r}?" if meant else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the one of `known` that is spelled most like `name`, or None where none is close."""
     choices = {choice.lower(): choice for choice in known}
     close = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.6)
-    return f" Did you mean {choices[close[0]]!r}?" if close else ""
+    return choices[close[0]] if close else None

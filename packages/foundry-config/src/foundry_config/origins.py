@@ -68,14 +68,19 @@ def moved(node: Node, place: Place) -> Node:
 
 
 def merge(base: Node, top: Node) -> Node:
-    """Return `base` with everything that `top` says laid over it: mappings join, everything else is replaced."""
+    """Return `base` with everything that `top` says laid over it: mappings join, everything else is replaced.
+
+    A mapping that both have stands where `top` has it, unless only `base` has it in a file: what is missing in it is
+    missing in that file, whatever an override says of another field.
+    """
     below, above = base.fields, top.fields
     if below is None or above is None:
         return top
     merged = dict(below)
     for key, child in above.items():
         merged[key] = merge(merged[key], child) if key in merged else child
-    return Node(merged, top.place, top.key)
+    nearest = base if base.place.line and not top.place.line else top
+    return Node(merged, nearest.place, nearest.key)
 
 
 def locate(root: Node, path: Path, *, at_key: bool = False) -> Place:

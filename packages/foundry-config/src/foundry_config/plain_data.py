@@ -4,6 +4,7 @@ Data from a file has passed the bounds of its reader; data built in Python has n
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -25,6 +26,8 @@ class Finding(NamedTuple):
     path: Path
     message: str
     at_key: bool = False
+    is_missing: bool = False
+    """Whether nothing stands at `path`, though something must."""
 
 
 def unfit(data: Any) -> Iterator[Finding]:
@@ -51,7 +54,9 @@ def unfit(data: Any) -> Iterator[Finding]:
         elif is_list(value):
             waiting.extend((item, (*path, index)) for index, item in enumerate(value))
         elif not isinstance(value, msgspec.Struct):
-            yield Finding(path, f"must be text, a number, true, false, null, a list or a mapping, got {show(value)}")
+            hint = "; write str() of it" if isinstance(value, os.PathLike) else ""
+            kinds = "text, a number, true, false, null, a list or a mapping"
+            yield Finding(path, f"must be {kinds}, got {show(value)}{hint}")
 
 
 def _scalar_problem(value: Any) -> str | None:

@@ -65,4 +65,10 @@ def _order(problem: Problem) -> tuple[bool, str, int, int, str]:
     place = problem.place
     if place is None:
         return (False, "", 0, 0, problem.path)
-    return (place.line == 0, place.source.name, place.line, place.column, problem.path)
+    return (
+        place.line == 0,
+        place.source.name,
+        place.line,
+        place.column,
+        "",
+    )  # at one place: in the order of the schema

@@ -13,7 +13,7 @@ from foundry_config.checkpoint_schedule import entry_problem
 from foundry_config.field_checker import check_value, kind_of_field
 from foundry_config.lookup import did_you_mean
 from foundry_config.origins import Path
-from foundry_config.shapes import is_list
+from foundry_config.shapes import is_list, right_items
 
 if TYPE_CHECKING:
     from foundry_config.schema import (
@@ -102,7 +102,7 @@ def vocabulary_holds_the_special_tokens(tokenizer: "TokenizerConfig") -> Found:
 
 def symbols_differ(tokenizer: "TokenizerConfig") -> Found:
     """No symbol is listed twice."""
-    for index, symbol in enumerate(tokenizer.user_defined_symbols):
+    for index, symbol in right_items(tokenizer.user_defined_symbols):
         if symbol in tokenizer.user_defined_symbols[:index]:
             yield f"user_defined_symbols.{index}", f"{symbol!r} is listed twice"
 
@@ -155,7 +155,7 @@ def known_lr_schedule(training: "TrainingConfig") -> Found:
 
 def schedule_entries_are_right(training: "TrainingConfig") -> Found:
     """Every entry of the checkpoint schedule is a step, a preset or a spacing with a fitting number."""
-    for index, entry in enumerate(training.checkpoint_schedule or ()):
+    for index, entry in right_items(training.checkpoint_schedule or ()):
         if problem := entry_problem(entry):
             yield f"checkpoint_schedule.{index}", problem
 
@@ -163,7 +163,7 @@ def schedule_entries_are_right(training: "TrainingConfig") -> Found:
 def schedule_fits(training: "TrainingConfig") -> Found:
     """No explicit step lies beyond the end of the run."""
     steps = training.train_steps
-    for index, entry in enumerate(training.checkpoint_schedule or ()):
+    for index, entry in right_items(training.checkpoint_schedule or ()):
         if steps is not None and isinstance(entry, int) and entry > steps:
             yield f"checkpoint_schedule.{index}", f"step {entry:,} lies beyond the run of train_steps {steps:,}"
 
@@ -177,7 +177,7 @@ def output_dir_can_be_made(training: "TrainingConfig") -> Found:
 
 def sinks_are_references(logging: "LoggingConfig") -> Found:
     """Further sinks are functions of a module."""
-    for index, sink in enumerate(logging.sinks):
+    for index, sink in right_items(logging.sinks):
         if not names.is_reference(sink):
             yield f"sinks.{index}", f"{sink!r} is not written as `package.module:function`"
 
@@ -204,7 +204,7 @@ def micro_batch_fits(config: "ExperimentConfig") -> Found:
 
 def manipulations_are_steps(config: "ExperimentConfig") -> Found:
     """Every ablation is a name, or a mapping with a name or a command."""
-    for index, step in enumerate(config.dataset_manipulation):
+    for index, step in right_items(config.dataset_manipulation):
         path = f"dataset_manipulation.{index}"
         if isinstance(step, str):
             if not step:

@@ -13,10 +13,10 @@ import tomllib
 from typing import Any, NamedTuple
 
 from foundry_config.json_reader import LineIndex
-from foundry_config.origins import Node, Path, Place, Source
+from foundry_config.origins import Node, Path, Source
 from foundry_config.problems import Problem
 from foundry_config.shapes import is_list, is_mapping
-from foundry_config.tree_builder import TooMuch, TreeBuilder
+from foundry_config.tree_builder import TooMuch, TreeBuilder, dotted
 
 TOKEN = re.compile(
     r'''[ \t]+|\#[^\n]*|"""(?:[^\\]|\\.)*?"""+|\'\'\'.*?\'\'\'+'''
@@ -24,6 +24,8 @@ TOKEN = re.compile(
     re.DOTALL,
 )
 LONG_KEY = re.compile(r"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}""", re.ASCII)
+HEADER = re.compile(r"\s*\[(?!\[)[^\[\]=,]+\]\s*(?:#.*)?\Z")
+MAX_REPEATED, MAX_REPEATED_TEXT = 10, 20_000  # keys given twice that are told apart, and characters of such a text
 ERROR_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -41,6 +43,14 @@ class Spot(NamedTuple):
     key: int
 
 
+class Reading(NamedTuple):
+    """What a text holds, the text without the pairs that repeat a key, and the lines of those."""
+
+    data: dict[str, Any]
+    text: str
+    repeated: tuple[int, ...]
+
+
 def read_toml(text: str, source: Source, problems: list[Problem]) -> Node | None:
     """Return the tree of `text`, or None where it cannot be read at all; what is wrong is added to `problems`."""
     builder = TreeBuilder(source, problems)
@@ -49,22 +59,35 @@ def read_toml(text: str, source: Source, problems: list[Problem]) -> Node | None
     if LONG_KEY.search(text):  # tomllib would take time that grows with the square of its length
         problems.append(Problem(builder.place(1, 1), "", "a dotted key of more than 100 parts"))
         return None
+    reading = _read(text, builder, source)
+    if reading is None:
+        return None
+    spots, position = Spots(reading.text), LineIndex(reading.text)
+    problems.extend(_repeated_problem(line, builder, source, spots, position) for line in reading.repeated)
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        problems.append(_syntax_problem(str(error), builder, source))
-        return None
-    except RecursionError:
-        problems.append(Problem(builder.place(1, 1), "", "not valid TOML: nested too deep"))
-        return None
-    except ValueError as error:  # an integer of more digits than Python reads
-        problems.append(Problem(builder.place(1, 1), "", f"not valid TOML: {error}"))
-        return None
-    try:
-        _add(data, (), builder, Spots(text), LineIndex(text))
+        _add(reading.data, (), builder, spots, position)
     except TooMuch:
         return None
     return builder.root
+
+
+def _read(text: str, builder: TreeBuilder, source: Source) -> Reading | None:
+    """Return what the text holds; tomllib stops at a key given twice, and without that line the rest can be read."""
+    repeated: list[int] = []
+    while True:
+        try:
+            return Reading(tomllib.loads(text), text, tuple(repeated))
+        except tomllib.TOMLDecodeError as error:
+            line = _repeating_line(str(error), text) if len(repeated) < MAX_REPEATED else None
+            if line is None:
+                builder.problems.append(_syntax_problem(str(error), builder, source))
+                return None
+            repeated.append(line)
+            text = _without_line(text, line)
+        except (RecursionError, ValueError) as error:  # ValueError: an integer of more digits than Python reads
+            what = "nested too deep" if isinstance(error, RecursionError) else str(error)
+            builder.problems.append(Problem(builder.place(1, 1), "", f"not valid TOML: {what}"))
+            return None
 
 
 def _add(data: Any, path: Path, builder: TreeBuilder, spots: "Spots", position: LineIndex) -> None:
@@ -85,14 +108,49 @@ def _add(data: Any, path: Path, builder: TreeBuilder, spots: "Spots", position: 
         builder.scalar(data, place)
 
 
+def _repeating_line(message: str, text: str) -> int | None:
+    """Return the line, from 1, of a whole pair whose key is there already; None where that is not what is wrong."""
+    found = ERROR_PLACE.search(message)
+    if "overwrite" not in message or found is None or len(text) > MAX_REPEATED_TEXT:
+        return None
+    line = int(found[1]) if found[1] else text.rstrip().count("\n") + 1
+    pair = text.split("\n")[line - 1]
+    if pair.lstrip()[:1] in ("[", "#"):
+        return None
+    try:  # the end of a longer value is no pair of its own
+        return line if tomllib.loads(pair) else None
+    except ValueError:
+        return None
+
+
+def _without_line(text: str, line: int) -> str:
+    lines = text.split("\n")
+    lines[line - 1] = ""
+    return "\n".join(lines)
+
+
+def _repeated_problem(line: int, builder: TreeBuilder, source: Source, spots: "Spots", position: LineIndex) -> Problem:
+    text = source.lines[line - 1]
+    headers = [above for above in source.lines[:line] if HEADER.match(above)]
+    path: Path = ()
+    inner: Any = tomllib.loads("\n".join([*headers[-1:], text]))
+    while is_mapping(inner):
+        path = (*path, next(iter(inner)))
+        inner = inner[path[-1]]
+    first, _ = position(spots.of(path).key)
+    place = builder.place(line, len(text) - len(text.lstrip()) + 1)
+    return Problem(place, dotted(path), f"this key is given twice; it stands on line {first} already")
+
+
 def _syntax_problem(message: str, builder: TreeBuilder, source: Source) -> Problem:
     found = ERROR_PLACE.search(message)
     message = ERROR_PLACE.sub("", message)
-    place: Place = builder.place(max(len(source.lines), 1), 1)
-    if found and found[1]:
-        place = builder.place(int(found[1]), int(found[2]))
+    line, column = (int(found[1]), int(found[2])) if found and found[1] else (max(len(source.lines), 1), 1)
     if any(word in message for word in ("overwrite", "Duplicate", "declare", "mutate", "Redefin")):
         message += "; this key or table is given twice"
+        if HEADER.match(source.lines[line - 1]):
+            column = 1
+    place = builder.place(line, column)
     return Problem(place, "", f"not valid TOML: {message}")
 
 

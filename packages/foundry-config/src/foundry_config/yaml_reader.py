@@ -24,6 +24,13 @@ INFINITE = re.compile(r"([-+]?)\.(?:inf|Inf|INF)\Z")
 NANS = frozenset({".nan", ".NaN", ".NAN"})
 MAX_DIGITS = 4000  # Python refuses to turn longer text into an integer
 TAG = "tag:yaml.org,2002:"
+HINTS = {  # what libyaml says -> what mostly helps
+    "mapping values are not allowed": "indent this line like its neighbours, or put text that holds `: ` in quotes",
+    "did not find expected key": "indent this line like its neighbours, and close quotes and brackets before it",
+    "did not find expected '-' indicator": "items of this list begin with `- `",
+    "did not find expected ','": "the list or mapping is not closed, or a comma is missing",
+    "unknown escape character": "write `\\\\`, or use single quotes",
+}
 
 
 def read_yaml(text: str, source: Source, problems: list[Problem]) -> Node | None:
@@ -39,7 +46,7 @@ def read_yaml(text: str, source: Source, problems: list[Problem]) -> Node | None
     except TooMuch:
         return None
     except yaml.YAMLError as error:
-        problems.append(Problem(_mark(error, builder), "", _syntax_message(error)))
+        problems.append(_syntax_problem(error, text, builder))
         return None
     return builder.root
 
@@ -153,12 +160,20 @@ def _alias(name: str, place: Place, builder: TreeBuilder, anchors: dict[str, tup
     builder.alias(target, size, place)
 
 
-def _mark(error: Any, builder: TreeBuilder) -> Place:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    return builder.place(mark.line + 1, mark.column + 1) if mark else builder.place(1, 1)
-
-
-def _syntax_message(error: Any) -> str:
-    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    context = getattr(error, "context", None)
-    return f"not valid YAML: {problem}" + (f" ({context})" if context else "")
+def _syntax_problem(error: Any, text: str, builder: TreeBuilder) -> Problem:
+    """Say what libyaml could not read, what that mostly comes from, and where it begins."""
+    found = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    context = getattr(error, "context", None) or ""
+    at, since = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    hint = next((hint for words, hint in HINTS.items() if words in found), "")
+    if "cannot start any token" in found and at:
+        char = text[at.index : at.index + 1]
+        hint = "indent with spaces, not with a tab" if char == "\t" else f"put text that begins with {char!r} in quotes"
+    elif "end of stream" in found and "quoted" in context:
+        at, hint = since, "this quote is never closed"
+    elif "expected ':'" in found and "simple key" in context:
+        at, hint = since, "this line is neither `key: value` nor an item of a list"
+    elif context and since and at and since.line < at.line:
+        context += f" that begins on line {since.line + 1}"
+    message = f"not valid YAML: {found}" + (f" ({context})" if context else "") + (f"; {hint}" if hint else "")
+    return Problem(builder.place(at.line + 1, at.column + 1) if at else builder.place(1, 1), "", message)
