@@ -254,7 +254,7 @@ class DataProcessor:
             empty_documents=data.empty_documents,
             duplicate_files=data.duplicate_files,
         )
-        place = source if ":" in source else self._paths.resolve(source)
+        place = source if source.startswith("builtin:") else self._paths.resolve(source)  # a function too
         return Corpus(DocumentStream(place, settings, (self.prepared_dir,)), self._digests)
 
     def _splits(self, progress: Progress, *, force: bool) -> tuple[Corpus, Ablated, Split | None]:

@@ -69,7 +69,7 @@ def make_tokenizer(
         StorageError: The disk is full or cannot be written.
     """
     if stage.source is not None:
-        return _take_over(stage.source, prepared, stage)
+        return _take_over(stage.source, prepared, stage, split)
     model = fingerprint([VERSION, split.fingerprint, msgspec.to_builtins(stage.settings)])
     made_from = _Stage(fingerprint([model, stage.add_bos, stage.model_max_length]), model)
     folder = stage.folder or stage_folder(prepared, "tokenizer", made_from.fingerprint)
@@ -91,7 +91,7 @@ def make_tokenizer(
     return MadeTokenizer(load_tokenizer(folder), folder)
 
 
-def _take_over(source: Path, prepared: Path, stage: TokenizerStage) -> MadeTokenizer:
+def _take_over(source: Path, prepared: Path, stage: TokenizerStage, split: Split) -> MadeTokenizer:
     """Use a tokenizer that exists; a SentencePiece model becomes a folder that transformers can open."""
     tokenizer = load_tokenizer(source)
     if not isinstance(tokenizer, SentencePieceTokenizer):
@@ -100,7 +100,8 @@ def _take_over(source: Path, prepared: Path, stage: TokenizerStage) -> MadeToken
     folder = stage_folder(prepared, "tokenizer", identity)
     with storage_errors(folder), building_lock(folder):
         if _read_stage(folder) is None:
-            _publish(tokenizer, folder, stage, _Stage(identity, tokenizer.fingerprint), ())
+            sample = (document.text for document in split.documents())
+            _publish(tokenizer, folder, stage, _Stage(identity, tokenizer.fingerprint), sample)
     return MadeTokenizer(tokenizer, folder)
 
 
