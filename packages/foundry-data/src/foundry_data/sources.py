@@ -42,6 +42,8 @@ class SourceFile(msgspec.Struct, frozen=True):
     size: int = 0
     modified_ns: int = 0
     inode: int = 0
+    changed_ns: int = 0
+    """When the inode changed last (`st_ctime`), which nobody can set back as `touch` and `cp -p` do with the others."""
 
     @property
     def label(self) -> str:
@@ -117,7 +119,9 @@ def describe_file(path: Path, *, name: str, suffixes: Collection[str]) -> Source
     status = _status(path)
     if suffix not in suffixes or not stat.S_ISREG(status.st_mode):
         return None
-    return SourceFile(str(path), name, suffix, compression, status.st_size, status.st_mtime_ns, status.st_ino)
+    return SourceFile(
+        str(path), name, suffix, compression, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+    )
 
 
 def split_suffix(name: str) -> tuple[str, str]:
