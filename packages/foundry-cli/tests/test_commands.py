@@ -41,8 +41,33 @@ def test_preprocess_prepares_and_says_what_there_is(foundry, project):
 def test_preprocess_shows_a_table_for_people(foundry, project):
     out = foundry("preprocess", project, "--set", "data.test_fraction=0").out
 
-    for words in ("tokenizer", "400 documents", "bytes each", "nothing is held out"):
+    for words in ("tokenizer", "400 documents", "bytes per token", "chunks of", "remainder", "nothing is held out"):
         assert words in out
+
+
+def test_preprocess_shows_what_was_found_and_left_out(foundry, project):
+    folder = project.parent / "mixed"
+    folder.mkdir()
+    text = "\n".join(f"The line number {n} of a corpus about nothing much at all." for n in range(400))
+    (folder / "a.txt").write_text(f"{text}\n\n\n")
+    (folder / "b.txt").write_text(f"{text}\n\n\n")
+    (folder / "c.txt").write_bytes(b"")
+    (folder / "d.txt").write_bytes(b"not \xff UTF-8\nwith a \x00 in it\n")
+    (folder / "e.pdf").write_text("pdf")
+    sets = ("--set", f"data.source_corpus={folder}", "--set", "data.encoding_errors=skip")
+
+    for _ in range(2):  # the second time from what the first one noted
+        out = foundry("preprocess", project, *sets).out
+
+        for words in (
+            "3 files, 401 documents",
+            "duplicates  1 file with the bytes of another: b.txt",
+            "3 documents without text, left out",
+            "1 document, left out or with the bad bytes replaced",
+            "1 control character, kept",
+            ".pdf 1",
+        ):
+            assert words in out
 
 
 def tokens_of(store: Path) -> list[bytes]:

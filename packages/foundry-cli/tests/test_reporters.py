@@ -7,6 +7,7 @@ from rich.console import Console
 
 from foundry_cli import console, reporters
 from foundry_cli.reporters import BarReporter, LineReporter, Rate, make_reporter, step_figures
+from foundry_data.progress import TokenizedBytes
 from foundry_train.hooks import StepRecord
 
 
@@ -55,7 +56,10 @@ def test_lines_of_a_stage_come_at_intervals_however_often_it_reports(capsys):
         clock.now = done * 0.1
         lines.progress("evaluating", done, 100)
 
-    assert capsys.readouterr().err.splitlines() == ["evaluating", "evaluating: 50 of 100 (50%)"]
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluating",
+        "evaluating: 50 of 100 (50%)  (10/s, left 5.0 s)",
+    ]
 
 
 def test_stages_of_text_count_bytes(capsys):
@@ -121,3 +125,15 @@ def test_rate_waits_until_it_can_judge_then_tells_speed_and_time_left():
     clock.now = 2.0
     assert rate.text("evaluating", 200, 1000) == "  (100/s, left 8.0 s)"
     assert rate.text("tokenizing train", 2 * 2**20, None) == "  (1.0 MiB/s)"
+    tokenized = TokenizedBytes(2 * 2**20, tokens=600_000)
+    assert rate.text("tokenizing train", tokenized, 3 * 2**20) == "  (1.0 MiB/s, 300,000 tok/s, left 1.0 s)"
+
+
+def test_a_stage_of_unknown_length_is_named_without_figures(capsys):
+    clock = Clock()
+    lines = LineReporter(every_steps=10, clock=clock)
+
+    for clock.now in (0.0, 6.0, 12.0):
+        lines.progress("training the tokenizer", 0, None)
+
+    assert capsys.readouterr().err.splitlines() == ["training the tokenizer"]

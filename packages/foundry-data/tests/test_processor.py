@@ -65,6 +65,19 @@ def test_both_splits_hold_every_document_once(prepared, lines):
     assert prepared.train.manifest.words + prepared.test.manifest.words == sum(len(d.split()) for d in documents)
 
 
+def test_a_source_with_a_colon_counts_from_the_base_folder_too(copy, monkeypatch):
+    monkeypatch.chdir("/")
+    (copy / "odd:name").mkdir()
+    (copy / "corpus.txt").rename(copy / "odd:name" / "corpus.txt")
+
+    by_path = DataProcessor(experiment(source_corpus="odd:name/corpus.txt"), copy).preprocess()
+    monkeypatch.chdir(copy / "odd:name")
+    (copy / "my_source.py").write_text("def texts():\n    return open('corpus.txt').read().split('\\n')")
+    by_function = DataProcessor(experiment(source_corpus="my_source:texts"), copy).preprocess()
+
+    assert by_path.train.manifest.documents == by_function.train.manifest.documents
+
+
 def test_everything_is_reused_when_nothing_changed(processor, prepared, workspace):
     stamps = {path: path.stat().st_mtime_ns for path in (workspace / "data").rglob("*") if path.is_file()}
 

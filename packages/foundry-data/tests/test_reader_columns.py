@@ -53,9 +53,9 @@ def test_missing_and_empty_texts_are_counted(tmp_path):
     assert stream.report.empty_documents == 3
 
 
-@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])
 def test_every_kind_of_text_column_is_read(tmp_path, kind):
-    array = pyarrow.array(["one", "two", "one"], "large_string" if kind == "large_string" else "string")
+    array = pyarrow.array(["one", "two", "one"], "string" if kind == "dictionary" else kind)
     table = pyarrow.table({"text": array.dictionary_encode() if kind == "dictionary" else array})
     parquet.write_table(table, tmp_path / "a.parquet")
     write_arrow(tmp_path / "a.arrow", table)
@@ -96,6 +96,25 @@ def test_an_unfit_file_is_named_with_what_to_do(tmp_path, suffix, content, field
 
     with pytest.raises(DataError, match=said):
         list(read_documents(path, text_field=field))
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    parquet.write_table(pyarrow.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "a.parquet")
+
+    with pytest.raises(DataError, match=r"a\.parquet has 2 columns 'text'; rename all but one"):
+        list(read_documents(tmp_path / "a.parquet"))
+
+
+def test_a_flipped_byte_in_a_page_is_damage_not_a_matter_of_permissions(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": ["some text", "more"]}), path)
+    data = bytearray(path.read_bytes())
+    for place in range(4, 24):
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+
+    with pytest.raises(DataError, match="is damaged or of another format"):
+        list(read_documents(path))
 
 
 def test_a_row_over_the_limit_is_refused(tmp_path):

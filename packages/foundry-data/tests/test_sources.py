@@ -43,7 +43,7 @@ def test_special_files_in_a_folder_are_counted_not_opened(tmp_path):
     files = list_sources(tmp_path, report=report)
 
     assert [file.name for file in files] == ["a.txt"]
-    assert report.ignored_files == {".txt": 1}
+    assert report.ignored_files == {"a FIFO": 1}
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
@@ -54,6 +54,18 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (tmp_path / "b.txt").symlink_to(tmp_path / "real" / "a.txt")
 
     assert names(tmp_path, report=ReadReport()) == ["b.txt"]  # the same bytes as real/a.txt
+
+
+@pytest.mark.parametrize("pattern", ["*", "**", "**/*.txt", "*/*.txt"])
+def test_a_glob_reaches_every_file_once_and_passes_over_links_that_lead_nowhere(tmp_path, pattern):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("text")
+    (tmp_path / "real" / "b.txt").write_text("text of b")
+    (tmp_path / "real" / "up").symlink_to(tmp_path)
+    (tmp_path / "real" / "dangling.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "dangling.txt").symlink_to(tmp_path / "nowhere")
+
+    assert names(f"{tmp_path}/{pattern}", settings=ReadSettings(duplicate_files="keep")) == ["real/a.txt", "real/b.txt"]
 
 
 def test_excluded_folders_and_files_are_left_out(tmp_path):

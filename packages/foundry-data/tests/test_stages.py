@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_config.errors import StorageError
+from foundry_data import digests
 from foundry_data.chunking import chunk_stream
 from foundry_data.digests import DigestCache
 from foundry_data.readers import list_sources
@@ -95,7 +97,10 @@ def test_an_error_of_the_disk_says_file_reason_and_room(tmp_path):
 
 
 @pytest.fixture
-def corpus(tmp_path):
+def corpus(tmp_path, monkeypatch):
+    """Two files at rest: seen ten seconds after they were written."""
+    now = time.time_ns
+    monkeypatch.setattr(digests.time, "time_ns", lambda: now() + 10**10)
     folder = tmp_path / "corpus"
     folder.mkdir()
     for name in ("a.txt", "longer.txt"):  # files of one size would be hashed to find duplicates
@@ -103,6 +108,13 @@ def corpus(tmp_path):
         path.write_text(f"text of {name}")
         os.utime(path, (1_600_000_000, 1_600_000_000))
     return folder
+
+
+def set_back(path):
+    """Set the modification time as `cp -p` and `touch -r` do; clocks of file systems tick slowly."""
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == before:
+        os.utime(path, (1_600_000_000, 1_600_000_000))
 
 
 def test_a_remembered_digest_saves_the_reading(corpus, tmp_path, mocker):
@@ -114,7 +126,14 @@ def test_a_remembered_digest_saves_the_reading(corpus, tmp_path, mocker):
     digest.assert_not_called()
 
 
-@pytest.mark.parametrize("change", ["content", "time", "replaced"])
+def test_a_file_that_was_just_written_is_not_remembered(corpus, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    DigestCache(tmp_path / "digests.json").fingerprint(list_sources(corpus))
+
+    assert not (tmp_path / "digests.json").exists()
+
+
+@pytest.mark.parametrize("change", ["content", "time", "replaced", "content with its time set back"])
 def test_a_file_that_may_have_changed_is_read_again(corpus, tmp_path, change):
     cache = DigestCache(tmp_path / "digests.json")
     first = cache.fingerprint(list_sources(corpus))
@@ -123,8 +142,10 @@ def test_a_file_that_may_have_changed_is_read_again(corpus, tmp_path, change):
         (corpus / "c").write_text("TEXT of a.txt")
         (corpus / "c").rename(path)
         os.utime(path, (1_600_000_000, 1_600_000_000))
-    elif change == "content":
+    elif change.startswith("content"):
         path.write_text("TEXT of a.txt")
+        if change != "content":
+            set_back(path)
     else:
         os.utime(path, (1_600_000_001, 1_600_000_001))
 

@@ -1,5 +1,7 @@
 """The exported tokenizer equals SentencePiece, in the `tokenizers` library and through transformers."""
 
+import re
+
 import msgspec
 import pytest
 
@@ -12,6 +14,11 @@ from foundry_data.tokenizer_export import OWN_FILES, check_export, write_hf_toke
 from foundry_data.unusual_text import unusual_strings
 
 EXTRA = ["FFF FF FFFF U+FFFD", "if x:\n        return [1, 22, 333]", "naïve café ﬁne"] * 4
+SPELLED = [
+    "<s>", "</s>", "a <unk> , <unk> b", "<pad><s>", "<<s>>", "<0x0A>", "x<0xFF>y", "<0x0a>",
+    "a<x><s>b", "<x>", "<x>the<x>",
+]  # fmt: skip
+SPACED = [" ", "   ", "\u2581", " \u2581 a", "a \u2581  ", "if x:\n    y  \n  z ", "a\t b \n"]
 RUNS = ["F" * n for n in range(1, 20)] + [" " * n + "x" for n in range(40)] + ["FF FFF\n" * 300]
 
 KINDS = {
@@ -27,7 +34,14 @@ KINDS = {
     "bpe without prefix": {
         "vocab_size": 400, "model_type": "bpe", "add_dummy_prefix": False, "user_defined_symbols": ("<x>",)
     },
+    "bpe without prefix and bytes": {
+        "vocab_size": 200, "model_type": "bpe", "add_dummy_prefix": False, "byte_fallback": False,
+        "user_defined_symbols": ("<x>", "\u2581x")
+    },
+    "char with symbols": {"vocab_size": 320, "model_type": "char", "user_defined_symbols": ("<x>",)},
     "unigram without bytes": {"vocab_size": 200, "byte_fallback": False},
+    "unigram with spaces collapsed": {"vocab_size": 400, "remove_extra_whitespaces": True},
+    "bpe with spaces collapsed": {"vocab_size": 400, "model_type": "bpe", "remove_extra_whitespaces": True},
 }  # fmt: skip
 
 
@@ -35,15 +49,42 @@ KINDS = {
 def test_ids_equal_sentencepiece_on_lines_and_unusual_strings(kind, lines):
     tokenizer = train_tokenizer([*lines, *EXTRA], **KINDS[kind])
     rust = to_rust_tokenizer(tokenizer.model, add_bos=False)
-    texts = [*lines, *EXTRA, *RUNS, "a<x>b <x><x>", "#<x> \n\n<x>", *unusual_strings(3000)]
+    texts = [*lines, *EXTRA, *RUNS, *SPELLED, *SPACED, "a<x>b <x><x>", "#<x> \n\n<x>", *unusual_strings(3000)]
 
     ours = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
     rust.encode_special_tokens = True
     theirs = [encoding.ids for encoding in rust.encode_batch(texts, add_special_tokens=False)]
 
     assert [t for t, a, b in zip(texts, ours, theirs, strict=True) if a != b] == []
-    if tokenizer.model.byte_fallback:
+    if tokenizer.model.byte_fallback and not tokenizer.model.remove_extra_whitespaces:
         assert [rust.decode(ids, skip_special_tokens=False) for ids in ours] == [tokenizer.decode(ids) for ids in ours]
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "byte_fallback"),
+    [
+        ("the cat sat on a pad", True),
+        ("the cat sat on a pad", False),
+        ("s>0xAF/ 0x0A", True),
+        ("\u65e5\u672c\u8a9e \u304b\u306a", True),
+    ],
+)
+def test_text_that_spells_a_special_piece_in_unknown_characters_is_text(alphabet, byte_fallback):
+    tokenizer = train_tokenizer(
+        [alphabet] * 50, vocab_size=_largest(alphabet, byte_fallback), byte_fallback=byte_fallback
+    )
+    rust = to_rust_tokenizer(tokenizer.model, add_bos=False)
+    rust.encode_special_tokens = True
+
+    ours = [ids.tolist() for ids in tokenizer.encode_batch(SPELLED)]
+
+    assert [rust.encode(text, add_special_tokens=False).ids for text in SPELLED] == ours
+
+
+def _largest(alphabet, byte_fallback):
+    with pytest.raises(DataError, match="at most") as refused:
+        train_tokenizer([alphabet] * 50, vocab_size=600, byte_fallback=byte_fallback)
+    return int(re.search(r"at most ([\d,]+)", str(refused.value))[1].replace(",", ""))
 
 
 def test_trained_models_have_exact_scores(unigram, bpe):
@@ -76,12 +117,13 @@ def test_auto_tokenizer_gives_the_ids_of_sentencepiece(bpe, tmp_path, lines, add
 
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
 
-    for text in [*lines, *RUNS[:30], *unusual_strings(300)]:
+    for text in [*lines, *RUNS[:30], *SPELLED, *unusual_strings(300)]:
         assert auto(text, add_special_tokens=False)["input_ids"] == bpe.encode(text)
         assert auto(text)["input_ids"] == ([2] if add_bos else []) + bpe.encode(text)
     assert (auto.pad_token_id, auto.unk_token_id, auto.bos_token_id, auto.eos_token_id) == (0, 1, 2, 3)
     assert auto.model_max_length == 64
     assert auto.decode(bpe.encode("the  cat\nsat")) == "the  cat\nsat"
+    assert auto.decode([2, *bpe.encode("the cat"), 3], skip_special_tokens=True) == "the cat"
 
 
 def test_a_difference_on_a_line_of_the_corpus_stops_the_export(unigram, bpe, lines):

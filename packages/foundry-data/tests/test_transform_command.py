@@ -6,6 +6,7 @@ import time
 import pytest
 
 from foundry_config.errors import ConfigError, DataError
+from foundry_data import transform_command
 from foundry_data.transform_command import find_program
 from foundry_data.transforms import manipulation_fingerprint, parse_steps
 
@@ -77,6 +78,23 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
         edit("x", "./hang.sh", base_dir=tmp_path, timeout_seconds=0.2)
 
     assert time.monotonic() - started < 60
+
+
+def test_a_program_that_never_stops_writing_is_ended(monkeypatch):
+    monkeypatch.setattr(transform_command, "MAX_DOCUMENT_BYTES", 2**20)
+
+    with pytest.raises(DataError, match=r"yes wrote more than 1,048,576 bytes for one document"):
+        edit("x", "yes")
+
+
+def test_complaints_of_any_length_are_read_and_forgotten(tmp_path):
+    script(tmp_path, "noisy.sh", "head -c 3000000 /dev/zero >&2; cat")
+
+    assert edit("x" * 10**6, "./noisy.sh", base_dir=tmp_path) == "x" * 10**6
+
+
+def test_an_empty_text_is_an_empty_input():
+    assert edit("", "cat") == ""
 
 
 def test_a_program_that_vanished_after_the_check_is_named(tmp_path):

@@ -39,6 +39,25 @@ def gives_nothing(documents):
 def not_iterable(documents):
     return 3
 
+def a_text(documents):
+    return "abc"
+
+def one_document(documents):
+    return next(documents)
+
+def exits(documents):
+    raise SystemExit(3)
+
+def exits_on(text):
+    raise SystemExit(3)
+
+def shout(text):
+    return text.upper()
+
+def first_two(documents):
+    yield next(documents)
+    yield next(documents)
+
 def blank_out(documents):
     for document in documents:
         yield document._replace(text=" ")
@@ -236,11 +255,33 @@ def test_texts_without_a_source_are_noted_in_the_receipt(project):
         ("gives_numbers", "gave int as number run_steps:gives_numbers:1; it must give documents or texts"),
         ("gives_nothing", "gave NoneType"),
         ("not_iterable", "failed: TypeError: 'int' object is not iterable"),
+        ("a_text", "gave a single str for all documents; it must give documents or texts; .* `per: document`"),
+        ("one_document", "gave a single Document for all documents"),
+        ("exits", "failed: SystemExit: 3"),
+        ("shout", "no attribute 'upper'; a function that takes one text at a time needs `per: document`"),
     ],
 )
 def test_a_function_that_fails_is_named(project, function, said):
     with pytest.raises(DataError, match=said):
         run([Document("a"), Document("b")], [f"run_steps:{function}"], project)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_function_on_a_text_that_exits_is_named(project, workers):
+    with pytest.raises((DataError, WorkerError), match=r"'run_steps:exits_on' failed on x:1: SystemExit: 3"):
+        run([Document("a", "x:1")], [{"name": "run_steps:exits_on", "per": "document"}], project, workers=workers)
+
+
+def test_documents_that_a_function_does_not_ask_for_are_counted_before_it(project):
+    documents = [Document(f"Text {number}", f"x:{number}") for number in range(600)]
+
+    alone, receipts = run(documents, ["lowercase", "run_steps:first_two"], project)
+
+    assert len(alone) == 2
+    assert [read_receipt(path).before.documents for path in receipts] == [600, 600]
+    assert read_receipt(receipts[1]).before == count(
+        document._replace(text=document.text.lower()) for document in documents
+    )
 
 
 def test_an_error_of_the_reader_passes_through_a_function_unchanged(project):

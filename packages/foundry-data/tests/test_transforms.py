@@ -64,8 +64,6 @@ def test_every_bad_step_is_listed_at_once():
     )
 )
 def test_anything_else_ends_with_a_config_error_or_passes(step):
-    if not isinstance(step, str | dict):
-        step = {"name": step}
     try:
         validate_steps([step])
     except ConfigError as error:

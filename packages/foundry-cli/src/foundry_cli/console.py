@@ -53,7 +53,8 @@ def say_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
     """Write a titled block of aligned `name  value` lines to standard output; values may have several lines."""
     rows = list(facts)
     width = max((len(name) for name, _ in rows), default=0)
-    say(title)
+    if title:
+        say(title)
     for name, value in rows:
         first, *rest = plain(value).split("\n")
         say(f"  {name:<{width}}  {first}")

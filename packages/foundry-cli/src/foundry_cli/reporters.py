@@ -53,20 +53,23 @@ class LineReporter:
         self._clock = clock
         self._last_line = clock()
         self._stage = ""
+        self._rate = Rate(clock)
 
     def stage(self, name: str, detail: str = "") -> None:
         """Begin a part of the work."""
         if (name, detail) != (self._stage, ""):
             self._line(f"{name}: {detail}" if detail else name)
         self._stage = name
+        self._rate = Rate(self._clock)
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
         """Write how far the stage is, at most every few seconds."""
         if stage != self._stage:
             self.stage(stage)
-        elif self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
+        rate = self._rate.text(stage, done, total)
+        if self._clock() - self._last_line >= SECONDS_BETWEEN_LINES and (done or total):
             share = f" of {amount(stage, total)} ({done / total:.0%})" if total else ""
-            self._line(f"{stage}: {amount(stage, done)}{share}")
+            self._line(f"{stage}: {amount(stage, done)}{share}{rate}")
 
     def step(self, record: "StepRecord") -> None:
         """Write one line about an update: the first, the last, and every so many between."""
@@ -110,7 +113,8 @@ class BarReporter:
         """Move the bar of the stage."""
         if stage != self._stage or self._task is None:
             self.stage(stage)
-        self._update(done, total, f"{amount(stage, done)}{self._rate.text(stage, done, total)}")
+        figures = f"{amount(stage, done)}{self._rate.text(stage, done, total)}" if done or total else ""
+        self._update(done, total, figures)
 
     def step(self, record: "StepRecord") -> None:
         """Move the bar of the training to this update."""
@@ -153,18 +157,22 @@ class Rate:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._begin: tuple[float, int] | None = None
+        self._begin: tuple[float, int, int] | None = None
 
     def text(self, stage: str, done: int, total: int | None) -> str:
-        """Return `"  (1.2 MiB/s, left 3 s)"`, or nothing while there is too little to judge by."""
-        now = self._clock()
+        """Return `"  (1.2 MiB/s, 300,000 tok/s, left 3 s)"`, or nothing while there is too little to judge by.
+
+        Bytes of text that know the tokens they became (`foundry_data.progress.TokenizedBytes`) tell the tokens too.
+        """
+        now, tokens = self._clock(), getattr(done, "tokens", 0)
         if self._begin is None:
-            self._begin = (now, done)
+            self._begin = (now, done, tokens)
         seconds, grown = now - self._begin[0], done - self._begin[1]
         if seconds < 0.5 or grown <= 0:
             return ""
-        left = f", left {duration((total - done) * seconds / grown)}" if total else ""
-        return f"  ({amount(stage, grown / seconds)}/s{left})"
+        made = f", {count((tokens - self._begin[2]) / seconds)} tok/s" if tokens else ""
+        left = f", left {duration(max(0, total - done) * seconds / grown)}" if total else ""
+        return f"  ({amount(stage, grown / seconds)}/s{made}{left})"
 
 
 def amount(stage: str, number: float) -> str:

@@ -1,9 +1,10 @@
 """Remember the SHA-256 of corpus files, so that preparing again does not read gigabytes to find that nothing changed.
 
-    prepared/digests.json     {"corpus/a.txt": {"size": 812, "modified_ns": ..., "inode": ..., "sha256": "9f86..."}}
+    prepared/digests.json     {"corpus/a.txt": {"size": 812, "modified_ns": ..., "sha256": "9f86...", ...}}
 
-An entry counts only while size, modification time and inode of the file are the same, and only if the file was already
-at rest for two seconds when it was hashed: a change right after hashing could leave no trace in its times.
+An entry counts only while size, inode and both times of the file are the same (the time of the last change of the inode
+betrays a file whose modification time was set back), and only if the file was already at rest for two seconds when it
+was hashed: a change right after hashing could leave no trace in its times.
 """
 
 import contextlib
@@ -25,9 +26,11 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     modified_ns: int
     inode: int
     sha256: str
+    changed_ns: int = 0
 
     def fits(self, file: SourceFile) -> bool:
-        return (self.size, self.modified_ns, self.inode) == (file.size, file.modified_ns, file.inode)
+        ours = (self.size, self.modified_ns, self.inode, self.changed_ns)
+        return ours == (file.size, file.modified_ns, file.inode, file.changed_ns)
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -64,9 +67,9 @@ class DigestCache:
         return _Known(file.suffix, entry.sha256) if entry is not None and entry.fits(file) else file
 
     def _entry(self, file: SourceFile) -> _Entry | None:
-        if not file.inode or time.time_ns() - file.modified_ns < AT_REST_NS:
+        if not file.inode or time.time_ns() - max(file.modified_ns, file.changed_ns) < AT_REST_NS:
             return None
-        return _Entry(file.size, file.modified_ns, file.inode, file.digest())
+        return _Entry(file.size, file.modified_ns, file.inode, file.digest(), file.changed_ns)
 
     def _read(self) -> dict[str, _Entry]:
         if self._path is None or not self._path.is_file():

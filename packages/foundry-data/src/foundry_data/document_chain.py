@@ -87,7 +87,7 @@ class DocumentChain:
             result = self._functions[index](text)
         except DataError as error:
             raise DataError(f"{step.label} failed on {source}: {error}") from error
-        except Exception as error:  # a user's function may raise anything
+        except (Exception, SystemExit) as error:  # a user's function may raise anything
             raise DataError(f"{step.label} failed on {source}: {type(error).__name__}: {error}") from error
         if isinstance(step.transform, DocumentTransform):
             check_text(result, step, source)

@@ -37,6 +37,7 @@ from foundry_data.digests import DigestCache
 from foundry_data.documents import ReadSettings
 from foundry_data.fingerprint import fingerprint
 from foundry_data.packing import Rows, packed_rows
+from foundry_data.progress import Progress
 from foundry_data.readers import DocumentStream
 from foundry_data.sentencepiece_training import TrainingSettings
 from foundry_data.splits import Corpus, Split, split_corpus, stage_folder
@@ -45,7 +46,7 @@ from foundry_data.stats import document_lengths, row_counts, row_texts, store_co
 from foundry_data.store import ChunkStore
 from foundry_data.store_build import Part, build_store_from_ids
 from foundry_data.store_stage import SplitStore, StoreStage, join_parts, make_store
-from foundry_data.text_stage import Ablated, Ablation, Progress, ablate
+from foundry_data.text_stage import Ablated, Ablation, ablate
 from foundry_data.tokenized_dataset import (
     TokenizedSplits,
     check_tokenized,
@@ -254,7 +255,7 @@ class DataProcessor:
             empty_documents=data.empty_documents,
             duplicate_files=data.duplicate_files,
         )
-        place = source if ":" in source else self._paths.resolve(source)
+        place = source if source.startswith("builtin:") else self._paths.resolve(source)  # a function too
         return Corpus(DocumentStream(place, settings, (self.prepared_dir,)), self._digests)
 
     def _splits(self, progress: Progress, *, force: bool) -> tuple[Corpus, Ablated, Split | None]:

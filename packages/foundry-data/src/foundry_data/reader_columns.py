@@ -99,7 +99,7 @@ def _as_bytes(column: Any, arrow: Any) -> Any:
     """View a text column as bytes; text encoded by a dictionary is spelled out first."""
     if arrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    return column.cast(arrow.large_binary() if arrow.types.is_large_string(column.type) else arrow.binary())
+    return column.cast(arrow.binary() if arrow.types.is_string(column.type) else arrow.large_binary())
 
 
 def _check_column(file: SourceFile, schema: Any, field: str, arrow: Any) -> None:
@@ -108,9 +108,11 @@ def _check_column(file: SourceFile, schema: Any, field: str, arrow: Any) -> None
         known = escaped(", ".join(names[:10]))
         hint = did_you_mean(field, names)
         raise DataError(f"{file.label} has no column {field!r}.{hint} It has: {known}; set data.text_field")
+    if names.count(field) > 1:
+        raise DataError(f"{file.label} has {names.count(field)} columns {field!r}; rename all but one")
     kind = schema.field(field).type
     value_kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
-    if not (arrow.types.is_string(value_kind) or arrow.types.is_large_string(value_kind)):
+    if value_kind not in (arrow.string(), arrow.large_string(), arrow.string_view()):
         raise DataError(f"{file.label}: column {field!r} holds {kind}, not text; set data.text_field")
 
 
@@ -127,6 +129,8 @@ def _import_pyarrow(file: SourceFile) -> Any:
 def _explained(file: SourceFile, arrow: Any) -> Generator[None]:
     try:
         yield
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # the disk's, not Arrow's own
+            raise
         first_line = escaped(str(error).partition("\n")[0])
         raise DataError(f"{file.label} is damaged or of another format: {first_line}; write it again") from error

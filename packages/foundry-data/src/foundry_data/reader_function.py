@@ -87,5 +87,5 @@ def _texts(file: SourceFile) -> Iterator[str]:
             yield text
     except FoundryError:
         raise
-    except Exception as error:  # a user's function may raise anything
+    except (Exception, SystemExit) as error:  # a user's function may raise anything
         raise DataError(f"{file.label} failed: {type(error).__name__}: {escaped(str(error))}") from error

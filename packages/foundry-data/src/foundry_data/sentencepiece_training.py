@@ -157,6 +157,7 @@ def _lines(
             if stop.is_set():
                 raise InterruptedError("nobody waits for the tokenizer any more")
             yield line
+        report.all_read = True
     except BaseException as error:
         failure.append(error)
         raise

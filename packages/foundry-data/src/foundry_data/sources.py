@@ -42,6 +42,8 @@ class SourceFile(msgspec.Struct, frozen=True):
     size: int = 0
     modified_ns: int = 0
     inode: int = 0
+    changed_ns: int = 0
+    """When the inode changed last (`st_ctime`), which nobody can set back as `touch` and `cp -p` do with the others."""
 
     @property
     def label(self) -> str:
@@ -92,13 +94,19 @@ def find_files(
             continue
         file = describe_file(path, name=_relative_name(path, base), suffixes=suffixes)
         if file is None:
-            ignored[PurePath(path).suffix.lower() or "no suffix"] += 1
+            ignored[_why_ignored(path)] += 1
         else:
             found.append(file)
     report.ignored_files = dict(sorted(ignored.items()))
     if not found:
         raise DataError(_nothing_readable(source, report, suffixes))
     return found
+
+
+def _why_ignored(path: Path) -> str:
+    """Return the suffix of a file, or what it is if it is none."""
+    mode = _status(path).st_mode
+    return (path.suffix.lower() or "no suffix") if stat.S_ISREG(mode) else _kind(mode)
 
 
 def describe_file(path: Path, *, name: str, suffixes: Collection[str]) -> SourceFile | None:
@@ -111,7 +119,9 @@ def describe_file(path: Path, *, name: str, suffixes: Collection[str]) -> Source
     status = _status(path)
     if suffix not in suffixes or not stat.S_ISREG(status.st_mode):
         return None
-    return SourceFile(str(path), name, suffix, compression, status.st_size, status.st_mtime_ns, status.st_ino)
+    return SourceFile(
+        str(path), name, suffix, compression, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+    )
 
 
 def split_suffix(name: str) -> tuple[str, str]:
@@ -153,10 +163,19 @@ def _candidates(source: Path, excluded: set[Path]) -> tuple[Path, Iterable[Path]
             return source.parent, [source]
         raise DataError(f"{shown} is {_kind(mode)}, not a regular file; copy its content to a file and name that")
     if glob.has_magic(str(source)):
-        matches = [Path(match) for match in sorted(glob.glob(str(source), recursive=True), key=_by_parts)]  # noqa: PTH207
-        below = (path for match in matches for path in (_walk(match, excluded) if match.is_dir() else [match]))
-        return _fixed_parent(source), sorted(set(below), key=_by_parts)
+        return _fixed_parent(source), _matches(source, excluded)
     raise DataError(f"there is no {shown}.{_hint(source)} Name a file, a folder, a glob, or 'builtin:python-docs'")
+
+
+def _matches(pattern: Path, excluded: set[Path]) -> list[Path]:
+    """Return the files that a glob matches, or that lie below a folder that it matches, each reached once."""
+    found = [Path(match) for match in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207
+    below = [file for path in found for file in (_walk(path, excluded) if path.is_dir() else [path])]
+    once: dict[tuple[str, str], Path] = {}
+    for path in sorted(below, key=lambda path: (len(path.parts), path.parts)):  # the shortest way, if links form a loop
+        if os.path.exists(path):  # a dangling link is nothing to read # noqa: PTH110
+            once.setdefault((os.path.realpath(path.parent), path.name), path)
+    return sorted(once.values(), key=_by_parts)
 
 
 def _walk(folder: Path, excluded: set[Path]) -> Iterator[Path]:
@@ -176,7 +195,7 @@ def _files_below(folder: Path, *, left_out: set[Path]) -> Iterator[Path]:
         if entry.name.startswith("."):
             continue
         path = folder / entry.name
-        if entry.is_dir():
+        if os.path.isdir(path):  # unlike `entry.is_dir`, no error where a link cannot be followed # noqa: PTH112
             yield from _files_below(path, left_out=left_out)
         elif os.path.exists(path):  # a dangling link is nothing to read # noqa: PTH110
             yield path
@@ -191,7 +210,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _saved_dataset(folder: Path) -> list[Path] | None:
     """Return the Arrow files of a dataset written by `Dataset.save_to_disk`, or None for an ordinary folder."""
-    if (folder / "dataset_dict.json").is_file():
+    if os.path.isfile(folder / "dataset_dict.json"):  # False, not an error, without permission # noqa: PTH113
         splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
         raise DataError(
             f"{str(folder)!r} holds several splits of a dataset; name one of them, as in {str(folder / splits[0])!r}"
@@ -199,7 +218,7 @@ def _saved_dataset(folder: Path) -> list[Path] | None:
             else f"{str(folder)!r} is a saved dataset without any split; save it again"
         )
     index = folder / "state.json"
-    if not (index.is_file() and (folder / "dataset_info.json").is_file()):
+    if not (os.path.isfile(index) and os.path.isfile(folder / "dataset_info.json")):  # noqa: PTH113
         return None
     try:
         state = msgspec.json.decode(index.read_bytes(), type=_DatasetState)

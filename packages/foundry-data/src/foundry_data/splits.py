@@ -19,7 +19,7 @@ from foundry_data.fingerprint import fingerprint
 from foundry_data.keyed_random import split_by_hash
 from foundry_data.readers import DocumentStream
 
-VERSION = 1  # part of every fingerprint: raised when the same inputs would give other bytes
+VERSION = 2  # part of every fingerprint: raised when the same inputs would give other bytes
 REMEMBERED_CHARACTERS = 2**26
 PLAIN = (".txt", ".text", ".train", ".dev", ".test", ".jsonl", ".ndjson")
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from foundry_config.errors import DataError
 from foundry_data.fingerprint import fingerprint
+from foundry_data.progress import Progress
 from foundry_data.splits import VERSION, Split, stage_folder
 from foundry_data.store import ChunkStore
 from foundry_data.store_build import Part, build_store, merge_stores
 from foundry_data.store_format import MANIFEST
-from foundry_data.text_stage import Progress
 from foundry_data.tokenizer import Tokenizer
 
 

@@ -22,6 +22,7 @@ from foundry_data import fs
 from foundry_data import store_format as layout
 from foundry_data.encoding import EncodedBlock
 from foundry_data.fingerprint import fingerprint
+from foundry_data.progress import TokenizedBytes
 from foundry_data.store_format import FileEntry
 
 BlockSource = Callable[[int], Iterator[EncodedBlock]]
@@ -88,14 +89,15 @@ class StoreWriter:
         """
         if self._state.last:
             return
-        done, skip = 0, self._state.offset
+        done, tokens, skip = 0, 0, self._state.offset
         try:
             for block in blocks(self._state.blocks):
                 self._append(block, skip)
                 skip = 0
                 done += int(block.bytes.sum())
+                tokens += len(block.tokens)
                 if progress is not None:
-                    progress(done)
+                    progress(TokenizedBytes(done, tokens=tokens))
             self._close_shard(last=True)
         finally:
             for writer in (self._tokens, self._words):

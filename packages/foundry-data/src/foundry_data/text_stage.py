@@ -4,7 +4,7 @@ Only experiments with steps have it. The held-out split is never ablated, so tha
 text.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +14,12 @@ from foundry_config.errors import DataError
 from foundry_data import fs
 from foundry_data.documents import Document, ReadSettings
 from foundry_data.fingerprint import fingerprint
+from foundry_data.progress import Progress
 from foundry_data.readers import DocumentStream
 from foundry_data.splits import Corpus, Split, stage_folder
 from foundry_data.stages import building_lock, publish, start_building, storage_errors
 from foundry_data.transform_runner import run_manipulation
 from foundry_data.transforms import StepSpec, manipulation_fingerprint
-
-Progress = Callable[[str, int, int | None], None]
-"""Told (stage, bytes of text done, bytes in all if known)."""
 
 TEXT_FILE = "documents.jsonl"
 RECEIPTS = "receipts"

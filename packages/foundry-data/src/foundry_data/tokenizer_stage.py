@@ -17,14 +17,15 @@ import msgspec
 from foundry_config.errors import DataError
 from foundry_data import fs
 from foundry_data.fingerprint import fingerprint
+from foundry_data.progress import Progress
 from foundry_data.sentencepiece_tokenizer import SentencePieceTokenizer
 from foundry_data.sentencepiece_training import TrainingSettings, train_tokenizer
 from foundry_data.splits import VERSION, Split, stage_folder
 from foundry_data.stages import building_lock, publish, start_building, storage_errors
-from foundry_data.text_stage import Progress
 from foundry_data.tokenizer import Tokenizer
 from foundry_data.tokenizer_export import OWN_FILES, write_hf_tokenizer
 from foundry_data.tokenizer_loading import load_tokenizer
+from foundry_data.training_lines import TrainingReport
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def make_tokenizer(
         StorageError: The disk is full or cannot be written.
     """
     if stage.source is not None:
-        return _take_over(stage.source, prepared, stage)
+        return _take_over(stage.source, prepared, stage, split)
     model = fingerprint([VERSION, split.fingerprint, msgspec.to_builtins(stage.settings)])
     made_from = _Stage(fingerprint([model, stage.add_bos, stage.model_max_length]), model)
     folder = stage.folder or stage_folder(prepared, "tokenizer", made_from.fingerprint)
@@ -82,16 +83,25 @@ def make_tokenizer(
         if twin is not None:
             tokenizer = twin
         else:
-            expected = split.expected_bytes()
-            tokenizer = train_tokenizer(
-                split.documents(), stage.settings, progress=lambda done: progress("tokenizer", done, expected)
-            )
+            tokenizer = _train(split, stage.settings, progress)
         sample = (document.text for document in split.documents())
         _publish(tokenizer, folder, stage, made_from, sample)
     return MadeTokenizer(load_tokenizer(folder), folder)
 
 
-def _take_over(source: Path, prepared: Path, stage: TokenizerStage) -> MadeTokenizer:
+def _train(split: Split, settings: TrainingSettings, progress: Progress) -> SentencePieceTokenizer:
+    report, expected = TrainingReport(), split.expected_bytes()
+
+    def tell(done: int) -> None:
+        if report.all_read:  # from here on nobody knows how long it takes
+            progress("training the tokenizer", 0, None)
+        else:
+            progress("tokenizer", done, expected)
+
+    return train_tokenizer(split.documents(), settings, report=report, progress=tell)
+
+
+def _take_over(source: Path, prepared: Path, stage: TokenizerStage, split: Split) -> MadeTokenizer:
     """Use a tokenizer that exists; a SentencePiece model becomes a folder that transformers can open."""
     tokenizer = load_tokenizer(source)
     if not isinstance(tokenizer, SentencePieceTokenizer):
@@ -100,7 +110,8 @@ def _take_over(source: Path, prepared: Path, stage: TokenizerStage) -> MadeToken
     folder = stage_folder(prepared, "tokenizer", identity)
     with storage_errors(folder), building_lock(folder):
         if _read_stage(folder) is None:
-            _publish(tokenizer, folder, stage, _Stage(identity, tokenizer.fingerprint), ())
+            sample = (document.text for document in split.documents())
+            _publish(tokenizer, folder, stage, _Stage(identity, tokenizer.fingerprint), sample)
     return MadeTokenizer(tokenizer, folder)
 
 

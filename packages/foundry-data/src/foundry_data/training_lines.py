@@ -29,6 +29,8 @@ class TrainingReport(msgspec.Struct):
     """Occurrences of U+2585, which SentencePiece cannot learn; the text around them was used."""
     sampled_lines: int | None = None
     """Lines that were left after sampling; None if all were used."""
+    all_read: bool = False
+    """The documents are read; what goes on is the training itself."""
 
 
 def training_lines(documents: Iterable[str | Document], report: TrainingReport) -> Iterator[str]:

@@ -9,21 +9,24 @@ that fails, hangs or writes something else than UTF-8 stops the work; one that w
 
 import contextlib
 import os
+import selectors
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from msgspec import Meta
 
 from foundry_config.errors import ConfigError, DataError
-from foundry_data.documents import escaped
+from foundry_data.documents import MAX_DOCUMENT_BYTES, escaped
 from foundry_data.fingerprint import fingerprint
 from foundry_data.fs import sha256_file
 from foundry_data.transform_kinds import DocumentTransform, Edit, StepContext, Text
 
 MESSAGE_CHARACTERS = 500
+CHUNK_BYTES = 2**16
 
 # Process groups of running programs, so that a worker that has to end at once can end them too.
 _running: set[int] = set()
@@ -82,9 +85,11 @@ def _run(arguments: list[str], text: str, timeout_seconds: float, base_dir: Path
         raise DataError(f"cannot start {shown}: {error.strerror or error}") from error
     _running.add(process.pid)
     try:
-        output, complaints = process.communicate(text.encode(), timeout=timeout_seconds)
-    except subprocess.TimeoutExpired as error:
+        output, complaints = _talk(process, text.encode(), timeout_seconds)
+    except TimeoutError as error:
         raise DataError(f"{shown} took longer than {timeout_seconds:g} s; raise timeout_seconds, or mend it") from error
+    except OverflowError as error:
+        raise DataError(f"{shown} wrote more than {MAX_DOCUMENT_BYTES:,} bytes for one document; mend it") from error
     finally:
         _end(process)
     if process.returncode != 0:
@@ -93,6 +98,55 @@ def _run(arguments: list[str], text: str, timeout_seconds: float, base_dir: Path
         return output.decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{shown} wrote something else than UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _talk(process: "subprocess.Popen[bytes]", data: bytes, timeout_seconds: float) -> tuple[bytes, bytes]:
+    """Write `data` while reading; return output and complaints. Unlike `communicate`, memory is bounded.
+
+    Raises:
+        TimeoutError: The program still runs, or holds its output open, after so many seconds.
+        OverflowError: It writes more than a document may have.
+    """
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    deadline = time.monotonic() + timeout_seconds
+    output, complaints, rest = bytearray(), bytearray(), memoryview(data)
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, output)
+        selector.register(process.stderr, selectors.EVENT_READ, complaints)
+        os.set_blocking(process.stdin.fileno(), False)
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        while selector.get_map():
+            if (left := deadline - time.monotonic()) <= 0:
+                raise TimeoutError
+            for key, _ in selector.select(left):
+                if key.data is None:
+                    rest = _feed(key.fd, rest)
+                    finished = not rest
+                else:
+                    chunk = os.read(key.fd, CHUNK_BYTES)
+                    key.data.extend(chunk)
+                    finished = not chunk
+                if finished:
+                    selector.unregister(key.fileobj)
+                    cast(Any, key.fileobj).close()
+            if len(output) > MAX_DOCUMENT_BYTES:
+                raise OverflowError
+            del complaints[: -4 * MESSAGE_CHARACTERS]
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError from error
+    return bytes(output), bytes(complaints)
+
+
+def _feed(descriptor: int, data: memoryview) -> memoryview:
+    """Write what the pipe takes; return what is left, nothing if the program does not read on."""
+    try:
+        return data[os.write(descriptor, data[:CHUNK_BYTES]) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return data[:0]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -8,19 +8,16 @@ A function that has a parameter `seed` receives one: of the step, or with `per: 
 that chance does not depend on the order of the work. The module is looked for in the project's root too.
 """
 
-import contextlib
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from foundry_config.errors import ConfigError
-from foundry_config.lookup import did_you_mean, import_attribute
+from foundry_config.lookup import did_you_mean
 from foundry_data.documents import Document
-from foundry_data.fingerprint import code_fingerprint
 from foundry_data.keyed_random import keyed_hash
+from foundry_data.project_code import load_function, project_fingerprint
 from foundry_data.transform_kinds import DocumentTransform, Edit, StepContext, StreamTransform
 
 Function = Callable[..., Any]
@@ -40,8 +37,8 @@ class FunctionOnDocument(DocumentTransform):
         return lambda text: function(text, seed=keyed_hash(context.seed, "function", text), **self.options)
 
     def code(self, context: StepContext, /) -> str:
-        """Fingerprint the module of the function."""
-        return code_fingerprint(find_function(self.reference, self.options, context.base_dir))
+        """Fingerprint the module of the function, and what it imports from the project."""
+        return project_fingerprint(self.reference, context.base_dir)
 
 
 class FunctionOnStream(StreamTransform):
@@ -57,8 +54,8 @@ class FunctionOnStream(StreamTransform):
         return function(documents, **seed, **self.options)
 
     def code(self, context: StepContext, /) -> str:
-        """Fingerprint the module of the function."""
-        return code_fingerprint(find_function(self.reference, self.options, context.base_dir))
+        """Fingerprint the module of the function, and what it imports from the project."""
+        return project_fingerprint(self.reference, context.base_dir)
 
 
 def find_function(reference: str, options: dict[str, Any], base_dir: Path, *, arguments: int = 1) -> Function:
@@ -67,8 +64,7 @@ def find_function(reference: str, options: dict[str, Any], base_dir: Path, *, ar
     Raises:
         ConfigError: No such module or function, not a function, or an option that it does not know.
     """
-    with _importable_from(base_dir):
-        function = import_attribute(reference, kind="step")
+    function = load_function(reference, base_dir, kind="step")
     if not callable(function):
         raise ConfigError(f"{reference!r} is not a function but {type(function).__name__}")
     try:
@@ -89,14 +85,3 @@ def _wants_seed(function: Function, options: dict[str, Any]) -> bool:
         return "seed" in inspect.signature(function).parameters and "seed" not in options
     except ValueError:
         return False
-
-
-@contextlib.contextmanager
-def _importable_from(folder: Path) -> Generator[None]:
-    """Let modules of the project be imported, as if Python had been started in its root."""
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))

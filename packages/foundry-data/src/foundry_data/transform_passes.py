@@ -100,6 +100,8 @@ def run_stream(
             pairs.comes_out(document, has_source=isinstance(output, Document))
             after.add(document.text, count_words(document.text))
             yield document
+    for _ in inputs:  # what the function did not ask for is a part of the corpus before it, too
+        pass
     record.seconds -= upstream_seconds[0]
     record.stream_pairs = pairs.result()
     if pairs.has_texts_without_source:
@@ -201,14 +203,32 @@ def _guarded(call: Callable[[], Iterable[Document | str]], record: StepRecord) -
     while True:
         started = time.perf_counter()
         try:
-            outputs = iter(call()) if outputs is None else outputs
+            outputs = _many(call(), record.step) if outputs is None else outputs
             output = next(outputs, _END)
         except FoundryError:  # from the steps before
             raise
-        except Exception as error:  # a user's function may raise anything
-            raise DataError(f"{record.step.label} failed: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # a user's function may raise anything
+            advice = _PER_DOCUMENT if "'generator' object" in str(error) else ""
+            raise DataError(f"{record.step.label} failed: {type(error).__name__}: {error}{advice}") from error
         finally:
             record.seconds += time.perf_counter() - started
         if output is _END:
             return
         yield output
+
+
+def _many(outputs: object, step: Step) -> Iterator[object]:
+    """Return an iterator over what a function gave for all documents.
+
+    Raises:
+        DataError: It is a single text or document, which Python would take apart.
+    """
+    if isinstance(outputs, str | Document):
+        raise DataError(
+            f"{step.label} gave a single {type(outputs).__name__} for all documents; it must give documents or texts"
+            f"{_PER_DOCUMENT}"
+        )
+    return iter(cast(Iterable[object], outputs))
+
+
+_PER_DOCUMENT = "; a function that takes one text at a time needs `per: document`"

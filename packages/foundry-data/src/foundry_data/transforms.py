@@ -32,6 +32,8 @@ from foundry_data.transform_texts import TEXT_TRANSFORMS
 Kind = TypeVar("Kind", bound=Transform)
 StepSpec = str | Mapping[str, Any]
 
+_NO_STEP = "a step is a name, or a mapping with a `name` or a `command`, not {!r}"
+
 PER = {"corpus": FunctionOnStream, "document": FunctionOnDocument}
 
 
@@ -107,13 +109,15 @@ def manipulation_fingerprint(steps: Sequence[StepSpec], *, seed: int, base_dir: 
 
 def _parse(spec: StepSpec, base_dir: Path) -> tuple[str, Transform]:
     """Return the name and the checked step of one entry."""
+    if not isinstance(spec, str | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] (it comes from a person)
+        raise ConfigError(_NO_STEP.format(spec))
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     if "command" in options and "name" not in options:
         command = _convert(options, Command, "command")
         return Path(find_program(command.command[0], base_dir)).name, command
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise ConfigError(f"a step is a name, or a mapping with a `name` or a `command`, not {spec!r}")
+        raise ConfigError(_NO_STEP.format(spec))
     if ":" in name:
         return name, _function(name, options, base_dir)
     if name not in TRANSFORMS:

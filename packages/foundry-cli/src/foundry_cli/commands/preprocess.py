@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foundry_cli.console import note, say, say_facts, say_json
+from foundry_cli.console import note, say, say_facts, say_json, say_table
 from foundry_cli.figures import count, duration, size
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, SetOption
 
@@ -58,7 +58,7 @@ def preprocess(
     if json:
         say_json(statistics)
     else:
-        _show(experiment.config.experiment_name, statistics)
+        _show(experiment.config.experiment_name, statistics, experiment.config.data.max_sequence_length)
 
 
 def prepare(
@@ -90,31 +90,60 @@ def _parse_shard(text: str | None) -> "Part | None":
     return Part(int(match[1]), int(match[2]))
 
 
-def _show(name: str, statistics: dict[str, Any]) -> None:
+def _show(name: str, statistics: dict[str, Any], sequence_length: int) -> None:
+    splits = {split: statistics[split] for split in ("train", "test") if statistics[split] is not None}
+    say(name)
+    say_table(["", *splits], _split_rows(list(splits.values()), sequence_length), left=[""])
+    say()
     tokenizer = statistics["tokenizer"]
-    rows = [("tokenizer", f"{count(tokenizer['vocab_size'])} entries in {tokenizer['folder']}")]
-    for split in ("train", "test"):
-        rows += _split_rows(split, statistics[split])
-    rows += [("receipts", "\n".join(statistics["receipts"]))] if statistics["receipts"] else []
-    rows.append(("time", duration(statistics["seconds"])))
-    say_facts(name, rows)
+    facts = [*_source_facts(statistics["source"])]
+    facts += [] if "test" in splits else [("test", "nothing is held out")]
+    facts.append(("tokenizer", f"{count(tokenizer['vocab_size'])} entries in {tokenizer['folder']}"))
+    facts += [(split, counts["folder"]) for split, counts in splits.items()]
+    facts += [("receipts", "\n".join(statistics["receipts"]))] if statistics["receipts"] else []
+    facts.append(("time", duration(statistics["seconds"])))
+    say_facts("", facts)
 
 
-def _split_rows(split: str, counts: dict[str, Any] | None) -> list[tuple[str, str]]:
-    if counts is None:
-        return [(split, "nothing is held out")] if split == "test" else []
-    text = f"{count(counts['documents'])} documents, {count(counts['words'])} words, {size(counts['bytes'])}"
-    tokens = f"{count(counts['tokens'])} tokens"
-    if counts["bytes_per_token"]:
-        tokens += f", {counts['bytes_per_token']:.2f} bytes each"
-    if counts["unknown_tokens"]:
-        tokens += f", {count(counts['unknown_tokens'])} of them unknown"
-    others = ", ".join(
-        f"{count(value)} {key.replace('_', ' ')}"
-        for key, value in counts.items()
-        if key not in _TOLD and value is not None
-    )
-    return [(split, "\n".join(line for line in (text, tokens, others, counts["folder"]) if line))]
+def _split_rows(splits: list[dict[str, Any]], sequence_length: int) -> list[list[str]]:
+    """Return the rows of the table; what is rare (padding, unknown tokens) only where there is some."""
+    rows = [
+        ["documents", *(count(split["documents"]) for split in splits)],
+        ["words", *(count(split["words"]) for split in splits)],
+        ["text", *(size(split["bytes"]) for split in splits)],
+        ["tokens", *(count(split["tokens"]) for split in splits)],
+        ["bytes per token", *(f"{split['bytes_per_token'] or 0:.2f}" for split in splits)],
+        ["unknown tokens", *(count(split["unknown_tokens"]) for split in splits)],
+        [f"chunks of {sequence_length}", *(count(split.get("sequences", 0)) for split in splits)],
+        ["remainder [tokens]", *(count(split.get("dropped_tokens", split["tokens"])) for split in splits)],
+        ["padding [tokens]", *(count(split.get("padding", 0)) for split in splits)],
+    ]
+    return [row for row in rows if row[0] not in _RARE or any(cell != "0" for cell in row[1:])]
 
 
-_TOLD = {"folder", "documents", "words", "bytes", "tokens", "unknown_tokens", "bytes_per_token"}
+def _source_facts(source: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what was found in the corpus, and all that was left out or is odd."""
+    if source is None:  # tokenized elsewhere
+        return []
+    duplicates = source["duplicate_files"]
+    shown = ", ".join(duplicates[:SHOWN_NAMES]) + (", ..." if len(duplicates) > SHOWN_NAMES else "")
+    facts = [
+        (
+            "corpus",
+            f"{_say(source['files'], 'file')}, {_say(source['documents'], 'document')}, {size(source['bytes'])}",
+        ),
+        ("duplicates", f"{_say(len(duplicates), 'file')} with the bytes of another: {shown}" if duplicates else "none"),
+        ("empty", f"{_say(source['empty_documents'], 'document')} without text, left out"),
+        ("not UTF-8", f"{_say(source['invalid_documents'], 'document')}, left out or with the bad bytes replaced"),
+        ("control", f"{_say(source['control_characters'], 'control character')}, kept"),
+        ("ignored", ", ".join(f"{suffix} {count(n)}" for suffix, n in source["ignored_files"].items())),
+    ]
+    return [(name, text) for name, text in facts if text and not text.startswith("0 ")]
+
+
+def _say(number: int, noun: str) -> str:
+    return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
+
+
+_RARE = {"unknown tokens", "padding [tokens]"}
+SHOWN_NAMES = 3
