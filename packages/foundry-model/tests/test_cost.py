@@ -27,6 +27,19 @@ def test_the_formula_gives_exactly_what_pytorch_counts(tiny_config, name):
 
 
 @pytest.mark.slow
+def test_of_the_experts_those_count_that_a_token_is_sent_to(tiny_config):
+    def flops(chosen):
+        extra = {"num_local_experts": 8, "num_experts_per_tok": chosen}
+        return flops_per_token(tiny_config(architecture="hf:mixtral", extra=extra), 32)
+
+    expert, layers = 3 * 64 * 128, 2  # three matrices
+
+    assert flops(2) - flops(1) == 6 * expert * layers
+    attention, router, head = 4 * 64 * 64, 8 * 64, 64 * 1000
+    assert flops(1) == 6 * (layers * (attention + router + expert) + head) + 12 * layers * 64 * 32
+
+
+@pytest.mark.slow
 def test_recurrent_families_have_no_attention_term(tiny_config):
     config = tiny_config(architecture="mamba", activation_function="silu")
 

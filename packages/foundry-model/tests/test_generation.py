@@ -106,6 +106,20 @@ def test_with_a_cache_every_token_is_read_once():
     assert model.read == [4, 1, 1, 1]
 
 
+def test_a_long_list_of_prompts_is_read_a_batch_at_a_time():
+    rows = []
+
+    class Watched(Counting):
+        def forward(self, input_ids, past_key_values=None, use_cache=False):
+            rows.append(len(input_ids))
+            return super().forward(input_ids)
+
+    texts = generate_text(Watched(), Letters(), ["a"] * 100, max_new_tokens=1, greedy=True)
+
+    assert texts == ["b"] * 100
+    assert rows == [64, 36]
+
+
 def test_beyond_the_positions_of_the_model_the_last_ones_are_read_again():
     model = Counting(size=13, context=5, cache=True)
 
@@ -163,9 +177,9 @@ def test_greedy_tokens_equal_those_of_transformers(tiny_config, name):
 
     ours = [[], []]
     for index, token in generate_ids(
-        model, prompts.tolist(), max_new_tokens=12, stop_id=None, sampling=Sampling(0.0), seed=0
+        model, prompts.tolist(), max_new_tokens=6, stop_id=None, sampling=Sampling(0.0), seed=0
     ):
         ours[index].append(token)
-    theirs = model.generate(prompts, do_sample=False, max_new_tokens=12, eos_token_id=None, pad_token_id=0)
+    theirs = model.generate(prompts, do_sample=False, max_new_tokens=6, eos_token_id=None, pad_token_id=0)
 
     assert ours == theirs[:, 5:].tolist()

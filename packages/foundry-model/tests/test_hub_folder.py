@@ -204,3 +204,13 @@ def test_fields_that_a_family_does_not_know_are_left_out_with_a_warning(saved, c
 
     assert "fields unknown to 'llama' are left out: secret_sauce" in caplog.text
     assert not hasattr(opened.config, "secret_sauce")
+
+
+@pytest.mark.slow
+def test_an_encoder_is_refused_because_it_sees_what_it_is_to_predict(saved):
+    _, folder = saved("hf:bert")
+    load_pretrained(folder)
+    _change(folder, is_decoder=False)
+
+    with pytest.raises(CheckpointError, match="this 'bert' sees later tokens, as an encoder does"):
+        load_pretrained(folder)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from foundry_config import ConfigError
+from foundry_model import create_model
 from foundry_model.initialization import INITS, REFERENCE_WIDTH
 
 
@@ -89,3 +90,30 @@ def test_all_three_draw_the_same_directions():
 def test_a_family_whose_residual_projections_are_not_known_is_refused():
     with pytest.raises(ConfigError, match="no residual projections are known in Blocks"):
         INITS["gpt2-scaled"](Blocks(residual="unheard_of"))
+
+
+def test_a_family_of_which_only_half_of_the_projections_are_known_is_refused():
+    model = Blocks()
+    model.config.num_attention_heads = 2
+    for block in model.blocks:
+        block["mlp"]["unheard_of"] = block["mlp"].pop("c_proj")
+
+    with pytest.raises(ConfigError, match="not all residual projections are known in Blocks"):
+        INITS["gpt2-scaled"](model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "opt", "llama", "gemma3", "hf:phi", "hf:falcon", "hf:starcoder2"])
+def test_both_projections_of_every_layer_are_scaled_in_real_families(tiny_config, name):
+    torch.manual_seed(0)
+
+    model = create_model(tiny_config(architecture=name, layers=4, init="gpt2-scaled", init_std=0.04))
+
+    scaled = [p for p in model.parameters() if p.dim() == 2 and _std(p) == pytest.approx(0.04 / 8**0.5, rel=1e-3)]
+    assert len(scaled) == 8
+
+
+@pytest.mark.slow
+def test_experts_are_not_scaled_by_half(tiny_config):
+    with pytest.raises(ConfigError, match="not all residual projections are known in MixtralForCausalLM"):
+        create_model(tiny_config(architecture="hf:mixtral", init="gpt2-scaled"))

@@ -129,7 +129,7 @@ def test_the_config_says_what_both_major_versions_of_transformers_read(tiny_conf
     gemma = content("gemma3", rope_theta=5e4)
     assert (gemma["rope_theta"], gemma["rope_local_base_freq"]) == (5e4, 5e4)
     assert "time_step_limit" not in content("mamba2", activation_function="silu")
-    scaled = {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e4}}
+    scaled = {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}
     assert content("llama", extra=scaled)["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
 
 

@@ -137,6 +137,21 @@ def test_texts_longer_than_a_row_are_scored_too(tiny_attention):
         np.testing.assert_allclose(score.logprobs, one_at_a_time(model, span)[0], atol=1e-5)
 
 
+def test_no_row_is_longer_than_the_context(tiny_attention):
+    class Bounded(tiny_attention):
+        def body(self, input_ids, *rest, **named):
+            assert input_ids.shape[1] <= 16
+            return super().body(input_ids, *rest, **named)
+
+    texts = [Span((2, *(4 + (i * j) % 7 for j in range(12)))) for i in range(6)]
+
+    model = Bounded(V, context=16).eval()
+    together, alone = score_spans(model, texts), [score_spans(model, [text])[0] for text in texts]
+
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=1e-5, atol=1e-5)
+
+
 def test_a_hand_made_bigram_model_gets_its_own_probabilities(bigram):
     table = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125], [0.1, 0.2, 0.7]])
 

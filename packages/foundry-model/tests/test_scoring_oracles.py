@@ -134,7 +134,7 @@ def pair_path(tmp_path):
 
 @pytest.fixture
 def few_pairs(tmp_path):
-    return write_pairs(tmp_path, 16)
+    return write_pairs(tmp_path, 6)
 
 
 @torch.no_grad()

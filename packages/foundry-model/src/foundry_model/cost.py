@@ -6,14 +6,14 @@ W counts the entries of every matrix that a token is multiplied with (a tied out
 norms not): 2 operations forward, 4 backward. The second term is attention: scores and weighted sum, forward 4 * H *
 head_dim * T a layer, twice that backward, over all T positions although half are masked. This is the count of
 Chowdhery et al. 2022 (PaLM), appendix B, and of PyTorch's `FlopCounterMode`; what recomputation adds is not in it.
-Recurrent scans (mamba, rwkv) are not products with a weight and are left out; for mixtures of experts every expert
-counts, so the number is an upper bound there.
+Recurrent scans (mamba, rwkv) are not products with a weight and are left out. Of the experts of a mixture those count
+that a token is sent to.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from foundry_config.schema import ExperimentConfig
 from foundry_model.factory import create_model
@@ -54,7 +54,8 @@ def flops_per_token(model: nn.Module | ExperimentConfig, sequence_length: int) -
         ConfigError: The experiment describes no model that can be built.
     """
     shaped: Any = create_model(model, device="meta") if isinstance(model, ExperimentConfig) else model
-    weights = sum(module.weight.numel() for module in shaped.modules() if _multiplies(module))
+    weights: float = sum(module.weight.numel() for module in shaped.modules() if _multiplies(module))
+    weights += _expert_share(shaped.config) * sum(p.numel() for p in _stacked_experts(shaped))
     return 6.0 * weights + 12.0 * _attention_width(shaped.config) * sequence_length
 
 
@@ -65,8 +66,22 @@ def output_projection(model: nn.Module) -> nn.Module | None:
 
 
 def _multiplies(module: nn.Module) -> bool:
-    """Whether a module is a product with a matrix: a Linear, or the Conv1D of GPT-2."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    """Whether a module is a product with a matrix: a Linear, the Conv1D of GPT-2, a router of experts."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.dim() == 2 and not isinstance(module, nn.Embedding)
+
+
+def _stacked_experts(model: nn.Module) -> list[nn.Parameter]:
+    """The matrices of experts, which transformers keeps in one tensor for each kind: [experts, out, in]."""
+    return [p for name, p in model.named_parameters() if p.dim() == 3 and "experts." in name]
+
+
+def _expert_share(config: Any) -> float:
+    """Part of the experts that a token is sent to."""
+    chosen = getattr(config, "num_experts_per_tok", None)
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    experts = next((n for name in names if (n := getattr(config, name, None))), None)
+    return chosen / experts if chosen and experts else 1.0
 
 
 def _attention_width(config: Any) -> int:

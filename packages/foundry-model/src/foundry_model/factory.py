@@ -18,7 +18,9 @@ from foundry_config.schema import ExperimentConfig
 from foundry_model.architectures import ARCHITECTURES
 from foundry_model.attention import best_attention, resolve_attention
 from foundry_model.blueprints import Blueprint, ModelRequest, SpecialIds
-from foundry_model.hf_families import by_model_type, family_config, model_class
+from foundry_model.common_fields import by_model_type
+from foundry_model.hf_families import family_config, model_class
+from foundry_model.honoured import check_causal, check_tying
 from foundry_model.initialization import INITS
 
 logger = logging.getLogger(__name__)
@@ -44,16 +46,31 @@ def create_model(
         `model.foundry_attention` names the attention implementation in use.
 
     Raises:
-        ConfigError: Anything in the config that the architecture cannot honour, by name.
+        ConfigError: Anything in the config that the architecture cannot honour, by name; a family of transformers that
+            looks at the tokens it is to predict.
     """
+    model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids, device=device)
+    if config.model.architecture.startswith("hf:") and not next(model.parameters()).is_meta:
+        check_causal(model, config.model.architecture)
+    return model
+
+
+def assemble_model(
+    config: ExperimentConfig,
+    *,
+    vocab_size: int | None = None,
+    special_ids: SpecialIds | None = None,
+    device: torch.device | str | None = None,
+) -> Any:
+    """Build as `create_model` does, without running the model once; see there."""
     plan = model_plan(config, vocab_size=vocab_size, special_ids=special_ids)
     if isinstance(plan, torch.nn.Module):
         return _adopt(plan, device)
     cls = model_class(plan)
     if device is not None and torch.device(device).type == "meta":
-        return _shape_only(plan, cls)
+        return check_tying(_shape_only(plan, cls), wanted=config.model.tie_embeddings)
     attention = resolve_attention(config, device, model_class=cls)
-    model = build(plan, attention)
+    model = check_tying(build(plan, attention), wanted=config.model.tie_embeddings)
     INITS[config.model.init](model)
     model.foundry_attention = attention
     model.train()

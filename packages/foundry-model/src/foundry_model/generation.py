@@ -91,7 +91,8 @@ def generate_ids(
     by_length: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_length.setdefault(len(prompt), []).append(index)
-    for places in by_length.values():
+    batches = [group[i : i + _MOST_ROWS] for group in by_length.values() for i in range(0, len(group), _MOST_ROWS)]
+    for places in batches:
         generators = [torch.Generator().manual_seed((seed * 1_000_003 + place) % 2**63) for place in places]
         ids = torch.tensor([list(prompts[place]) for place in places], device=next(core.parameters()).device)
         yield from _continue_batch(core, ids, places, max_new_tokens, stop_id, sampling, generators)
@@ -136,11 +137,13 @@ class _Reader:
     def next_logits(self, ids: Tensor) -> Tensor:
         """Logits of the token after `ids` [B, T], of which all but the last were given before. [B, V]"""
         length = ids.shape[1]
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in self.names else {}
         if "past_key_values" not in self.names or length > self.context:
             inputs = {"use_cache": False} if "use_cache" in self.names else {}
             window = ids[:, max(0, length - self.context) :]
-            return self.model(input_ids=window, **inputs).logits[:, -1]
-        output = self.model(input_ids=ids[:, self.cached :], past_key_values=self.cache, use_cache=True)
+            return self.model(input_ids=window, **inputs, **last_only).logits[:, -1]
+        fresh = ids[:, self.cached :]
+        output = self.model(input_ids=fresh, past_key_values=self.cache, use_cache=True, **last_only)
         self.cache = getattr(output, "past_key_values", None)
         self.cached = length if self.cache is not None else 0
         return output.logits[:, -1]
@@ -198,3 +201,6 @@ def _longest_context(model: Any) -> int:
     """Positions that the model has; without limit where the config names none. [tokens]"""
     config = getattr(model, "config", None)
     return getattr(config, "max_position_embeddings", None) or 2**53
+
+
+_MOST_ROWS = 64  # the cache of a batch is what a long file of prompts would fill the memory with

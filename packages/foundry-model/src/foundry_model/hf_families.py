@@ -1,8 +1,7 @@
 """Any causal language model of transformers: its classes, its config fields, and a guarded way to fill them.
 
 transformers accepts unknown config keys in silence (`n_layers=3` builds a 32-layer Llama); `family_config` refuses them
-with the nearest right name. `by_model_type` maps the common fields of `model` onto a family that has no function of its
-own in `architectures.py`, by the names that families use for them.
+with the nearest right name, and those that something else decides with what that is.
 """
 
 import dataclasses
@@ -13,8 +12,8 @@ from typing import Any
 
 from foundry_config.errors import ConfigError
 from foundry_config.lookup import did_you_mean
-from foundry_model.activations import canonical_activation
-from foundry_model.blueprints import Blueprint, ModelRequest
+from foundry_model.blueprints import Blueprint
+from foundry_model.rope import merged_rope
 
 
 def config_class(model_type: str) -> Any:
@@ -50,41 +49,18 @@ def family_config(blueprint: Blueprint, extra: Mapping[str, Any]) -> Any:
     """Build the family's own config from a blueprint and `model.extra`.
 
     Raises:
-        ConfigError: `extra` has an unknown key, or one that a common field already decides; or the family refuses a
-            value (a hidden size that the heads do not divide, a wrong type).
+        ConfigError: `extra` has an unknown key, or one that something else already decides; or the family refuses a
+            value (a hidden size that the heads do not divide, a wrong type), or changes it.
     """
     cls = config_class(blueprint.model_type)
     settings = dict(blueprint.published)
     for name, value in _checked_extra(cls, blueprint, extra).items():
-        settings[name] = value
+        if name in ("rope_parameters", "rope_scaling"):
+            base = settings.get("rope_parameters") or {}
+            settings["rope_parameters"] = merged_rope(base, value, family=blueprint.model_type)
+        else:
+            settings[name] = value
     return _construct(cls, blueprint.model_type, {**settings, **blueprint.fields})
-
-
-def by_model_type(model_type: str, request: ModelRequest, extra: Mapping[str, Any]) -> Blueprint:
-    """Map the common fields onto a family by the names that its config has for them.
-
-    A common field that the family's config does not know must be neutral, or be given its own name in `extra`.
-
-    Raises:
-        ConfigError: The type is unknown, or a field cannot be placed.
-    """
-    cls = config_class(model_type)
-    names = known_fields(cls) | _SET_BY_US
-    given = {field_name(cls, key) for key in extra}
-    fields: dict[str, Any] = {}
-    problems: list[str] = []
-    for common, (value, neutral) in _values(model_type, request).items():
-        targets = list(dict.fromkeys(field_name(cls, name) for name in _NAMES[common] if name in names))
-        if targets and not (common in _LEFT_ALONE and value == neutral):
-            fields |= {target: value for target in targets if target not in given}
-        elif value != neutral:
-            problems.append(
-                f"model.{common}: the config of {model_type!r} has none of {', '.join(_NAMES[common])} for {value!r};"
-                f" give its own field for this in model.extra, or set {common} to {neutral!r}"
-            )
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return Blueprint(model_type, fields)
 
 
 def known_fields(cls: Any) -> set[str]:
@@ -113,10 +89,14 @@ def _aliases(cls: Any) -> dict[str, str]:
 
 
 def _checked_extra(cls: Any, blueprint: Blueprint, extra: Mapping[str, Any]) -> dict[str, Any]:
-    known = known_fields(cls)
+    known = known_fields(cls) - {"rope_theta"}
+    if "rope_parameters" not in known:
+        known -= {"rope_scaling"}
     problems = []
     for name in extra:
-        if name not in known:
+        if name not in known and name in DECIDED_ELSEWHERE:
+            problems.append(f"model.extra.{name}: not a matter of extra; {DECIDED_ELSEWHERE[name]}")
+        elif name not in known:
             hint = did_you_mean(name, known)
             problems.append(f"model.extra.{name}: the config of {blueprint.model_type!r} has no such field.{hint}")
         elif field_name(cls, name) in blueprint.fields:
@@ -148,68 +128,6 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _values(model_type: str, request: ModelRequest) -> dict[str, tuple[Any, Any]]:
-    """Common field -> (value, the value that asks for nothing)."""
-    model, special = request.model, request.special
-    must = object()  # equals no value: this field has to find its place
-    activation = canonical_activation(model.activation_function, gated=True, family=model_type)
-    rope = {"rope_type": "default", "rope_theta": model.rope_theta}
-    return {
-        "layers": (model.layers, must),
-        "hidden_size": (model.hidden_size, must),
-        "embedding_size": (model.embedding_size, model.hidden_size),
-        "intermediate_hidden_size": (model.intermediate_hidden_size, 4 * model.hidden_size),
-        "attention_heads": (model.attention_heads, model.attention_heads),
-        "key_value_heads": (request.key_value_heads, model.attention_heads),
-        "head_dim": (request.head_dim, model.hidden_size // model.attention_heads),
-        "activation_function": (activation, activation),
-        "dropout": (model.dropout, 0.0),
-        "attention_dropout": (model.attention_dropout, 0.0),
-        "norm_epsilon": (model.norm_epsilon, 1e-5),
-        "init_std": (model.init_std, 0.02),
-        "state_size": (model.state_size, None),
-        "bias": (model.bias, None),
-        "tie_embeddings": (model.tie_embeddings, must),
-        "rope_theta": (rope, rope | {"rope_theta": 10000.0}),
-        "max_position_embeddings": (request.positions, request.positions),
-        "vocab_size": (request.vocab_size, must),
-        "pad_token_id": (special.pad, special.pad),
-        "bos_token_id": (special.bos, special.bos),
-        "eos_token_id": (special.eos, special.eos),
-    }
-
-
-# Common field -> the names that families give it.
-_NAMES = {
-    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "hidden_size": ("hidden_size", "d_model", "n_embd"),
-    "embedding_size": ("embedding_size", "word_embed_proj_dim"),
-    "intermediate_hidden_size": ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "d_ff"),
-    "attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "key_value_heads": ("num_key_value_heads", "num_kv_heads"),
-    "head_dim": ("head_dim",),
-    "activation_function": ("hidden_act", "hidden_activation", "activation_function", "activation"),
-    "dropout": (
-        *("hidden_dropout", "hidden_dropout_prob", "resid_pdrop", "embd_pdrop", "resid_dropout"),
-        *("embed_dropout", "embedding_dropout", "dropout"),
-    ),
-    "attention_dropout": (
-        *("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attention_dropout_prob"),
-    ),
-    "norm_epsilon": ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
-    "init_std": ("initializer_range", "init_std", "initializer_factor"),
-    "state_size": ("state_size", "mamba_d_state", "ssm_state_size"),
-    "bias": ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "bias"),
-    "tie_embeddings": ("tie_word_embeddings",),
-    "rope_theta": ("rope_parameters",),
-    "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len", "context_length"),
-    "vocab_size": ("vocab_size",),
-    "pad_token_id": ("pad_token_id",),
-    "bos_token_id": ("bos_token_id",),
-    "eos_token_id": ("eos_token_id",),
-}
-# Without a wish the family keeps what it was published with.
-_LEFT_ALONE = ("state_size", "bias")
 # Fields of every config that say nothing about the network.
 _NOT_THE_MODEL = {
     "transformers_version",
@@ -224,5 +142,19 @@ _NOT_THE_MODEL = {
     "is_encoder_decoder",
     "use_cache",
 }
-# Fields that the tokenizer and `model.tie_embeddings` decide.
+# Fields that something else than `extra` decides, and what.
+DECIDED_ELSEWHERE = {
+    "vocab_size": "the tokenizer decides it",
+    "pad_token_id": "the tokenizer decides it",
+    "bos_token_id": "the tokenizer decides it",
+    "eos_token_id": "the tokenizer decides it",
+    "tie_word_embeddings": "set model.tie_embeddings",
+    "rope_theta": "set model.rope_theta",
+    "partial_rotary_factor": "give it in model.extra.rope_parameters",
+    "dtype": "set training.precision",
+    "torch_dtype": "set training.precision",
+    "attn_implementation": "set model.attention",
+    "_attn_implementation": "set model.attention",
+    "use_cache": "training never uses a cache, and generation always does",
+}
 _SET_BY_US = {"vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings"}

@@ -22,6 +22,7 @@ from foundry_model.attention import best_attention
 from foundry_model.blueprints import Blueprint
 from foundry_model.factory import build
 from foundry_model.hf_families import config_class, family_config, field_name, known_fields, model_class
+from foundry_model.honoured import sees_later_tokens
 from foundry_model.pretrained import copy_tensors, describe_mismatch, model_state, read_headers
 from foundry_model.safetensors_header import TensorEntry
 
@@ -61,7 +62,13 @@ def load_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -
     renamed = {path: {names[n]: entry for n, entry in header.items() if n in names} for path, header in found.items()}
     copy_tensors(renamed, model_state(model))
     model.foundry_attention = attention
-    return model.eval().to(device)
+    model.eval().to(device)
+    if sees_later_tokens(model):
+        raise CheckpointError(
+            f"{root}: this {plan.model_type!r} sees later tokens, as an encoder does; its scores as a language model"
+            " would mean nothing"
+        )
+    return model
 
 
 def _read_config(root: Path) -> dict[str, Any]:

@@ -65,17 +65,25 @@ def _set_std(weight: Tensor, std: float) -> None:
 
 
 def _residual_projections(model: Any) -> list[tuple[str, Tensor]]:
-    """Weights of the projections that end a residual branch, by the names that families give them."""
+    """Weights of the projections that end a residual branch, by the names that families give them.
+
+    Raises:
+        ConfigError: They are not all known: none, not the same number in every layer, one in a layer with attention
+            and a feed-forward network, or experts.
+    """
     found = [
         (name, module.weight)
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in _RESIDUAL_NAMES or name.endswith(_RESIDUAL_SUFFIXES)
         if getattr(module, "weight", None) is not None and module.weight.dim() == 2
     ]
-    if not found:
+    branches = len(found) / model.config.num_hidden_layers
+    expected = (2,) if getattr(model.config, "num_attention_heads", None) else (1, 2)
+    experts = any("expert" in name for name, _ in model.named_parameters())
+    if not found or branches not in expected or experts:
+        known = "no residual projections are" if not found else "not all residual projections are"
         raise ConfigError(
-            f"model.init: no residual projections are known in {type(model).__name__}, so they cannot be scaled;"
-            " use `init: hf`"
+            f"model.init: {known} known in {type(model).__name__}, so they cannot be scaled; use `init: hf`"
         )
     return found
 
@@ -94,7 +102,7 @@ def _block_matrices(model: Any) -> list[tuple[int, Tensor]]:
     return matrices
 
 
-_RESIDUAL_NAMES = {"c_proj", "o_proj", "down_proj", "out_proj", "fc2", "dense_4h_to_h", "wo", "w2"}
-_RESIDUAL_SUFFIXES = ("attention.dense", "attention.output", "feed_forward.value")
+_RESIDUAL_NAMES = {"c_proj", "o_proj", "down_proj", "out_proj", "fc2", "fc_out", "dense_4h_to_h", "wo", "w2"}
+_RESIDUAL_SUFFIXES = ("attention.dense", "attn.dense", "attention.output", "feed_forward.value")
 
 INITS = {"hf": as_transformers_does, "gpt2-scaled": gpt2_scaled, "mup-like": mup_like}

@@ -102,7 +102,7 @@ def supports_chunked_loss(model: nn.Module) -> bool:
     if not isinstance(head, nn.Linear) or getattr(core, "base_model", core) is core:
         return False
     with evaluating(core):
-        inputs = _call_arguments(core, _probe_ids(core, length=8), None, None)
+        inputs = _call_arguments(core, probe_ids(core, length=8), None, None)
         # a cap at 30 does not show in the small logits of a new model, so the head is fed much larger inputs
         factor = 1000.0 / float(core(**inputs).logits.abs().max().clamp(min=1e-6))
         hook = head.register_forward_pre_hook(lambda _, given: (given[0] * factor,))
@@ -123,7 +123,7 @@ def isolates_documents(model: nn.Module) -> bool:
     if "position_ids" not in parameters_of_forward(core):
         return False
     with evaluating(core):
-        packed = _probe_ids(core, length=16)  # [1, 16]: two documents of 8
+        packed = probe_ids(core, length=16)  # [1, 16]: two documents of 8
         positions = torch.arange(8, device=packed.device).repeat(2)[None]
         together = core(**_call_arguments(core, packed, positions, None)).logits[:, 8:].float()
         alone = core(**_call_arguments(core, packed[:, 8:], positions[:, :8], None)).logits.float()
@@ -149,6 +149,11 @@ def parameters_of_forward(model: nn.Module) -> frozenset[str]:
     return _FORWARD_PARAMETERS[cls]
 
 
+def token_logits(model: nn.Module, input_ids: Tensor) -> Tensor:
+    """Logits of every position, from token ids alone. [B, T] -> [B, T, V]"""
+    return model(**_call_arguments(model, input_ids, None, None)).logits
+
+
 def _call_arguments(
     model: nn.Module, input_ids: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None
 ) -> dict[str, Any]:
@@ -162,7 +167,7 @@ def _call_arguments(
     return arguments
 
 
-def _probe_ids(model: Any, *, length: int) -> Tensor:
+def probe_ids(model: Any, *, length: int) -> Tensor:
     """A fixed row of token ids that uses no random generator. [1, length]"""
     embedding = model.get_input_embeddings().weight
     ids = torch.arange(3, 3 + length, device=embedding.device) * 7 + 1

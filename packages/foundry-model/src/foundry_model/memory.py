@@ -21,7 +21,7 @@ from foundry_config.schema import ExperimentConfig
 from foundry_model.blueprints import SpecialIds
 from foundry_model.cost import output_projection
 from foundry_model.cross_entropy import piece_rows
-from foundry_model.factory import create_model, with_layers
+from foundry_model.factory import assemble_model, create_model, with_layers
 from foundry_model.loss import token_loss
 
 
@@ -112,7 +112,7 @@ def _kept_by_layers(
         return tensor
 
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
-        model = create_model(config, vocab_size=vocab_size, special_ids=special_ids)
+        model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids)
         own = {p.untyped_storage()._cdata for p in model.parameters()}
         ids = torch.zeros(batch, positions, dtype=torch.long)
         lowered = config.training.precision in ("bf16", "fp16")

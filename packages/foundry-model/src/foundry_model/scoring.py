@@ -122,11 +122,13 @@ def _plan(spans: Sequence[Span], scorer: ScoringModel, whole: bool, batch_tokens
     if not scorer.reads_tries:
         yield from batches(pack_chains(spans, whole=whole), batch_tokens=batch_tokens)
         return
-    limit = ROW_TOKENS if whole else ROW_TOKENS + 1
+    # some models (gpt_neo) keep a table as long as their context and look tokens up by row, not by position
+    row_tokens = min(ROW_TOKENS, scorer.context or ROW_TOKENS)
+    limit = row_tokens if whole else row_tokens + 1
     short = [number for number, span in enumerate(spans) if len(span.tokens) <= limit]
     long = [number for number, span in enumerate(spans) if len(span.tokens) > limit]
     for numbers, rows in (
-        (short, pack_tries([spans[n] for n in short], row_tokens=ROW_TOKENS, whole=whole)),
+        (short, pack_tries([spans[n] for n in short], row_tokens=row_tokens, whole=whole)),
         (long, pack_chains([spans[n] for n in long], whole=whole)),
     ):
         for batch in batches(rows, batch_tokens=batch_tokens):

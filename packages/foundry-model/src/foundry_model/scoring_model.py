@@ -137,13 +137,17 @@ def _reads_tries(scorer: ScoringModel) -> bool:
 def _has_local_attention(scorer: ScoringModel) -> bool:
     """Sliding windows count rows, not positions: in a trie they would cut off ancestors."""
     config = getattr(scorer.model, "config", None)
-    return any(getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return any(getattr(config, name, None) for name in _WINDOWS)
 
 
 def _additive(mask: Tensor) -> Tensor:
     """The mask as every implementation of attention takes it: 0 or the lowest number, with an axis for the heads."""
     lowest = torch.finfo(torch.float32).min
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, lowest)[:, None]  # [B, 1, T, T]
+
+
+# gpt_neo, recurrent_gemma and modernbert-decoder have names of their own
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size", "local_attention")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,65 @@
+"""Rotary settings: what `model.rope_theta` says, and what `model.extra` may add to it.
+
+    rope_theta: 50000 + extra {rope_parameters: {rope_type: linear, factor: 2}}
+      -> {rope_type: linear, rope_theta: 50000, factor: 2}
+
+Families with several kinds of layers keep one set for each kind: {full_attention: {...}, sliding_attention: {...}}.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from foundry_config.errors import ConfigError
+
+
+def default_rope(cls: Any, theta: float) -> dict[str, Any]:
+    """Return the rotary settings of a family with another base: the kinds of layers and shares of a head stay.
+
+    What stretches a context that was trained before (yarn, linear and the like) does not.
+    """
+    try:
+        published = getattr(cls(), "rope_parameters", None) or {}
+    except Exception:  # a config that needs arguments raises what it likes; then the plain form is the best guess
+        published = {}
+    kinds = {kind: kept for kind, kept in published.items() if isinstance(kept, Mapping)}
+    if kinds:
+        return {kind: _based(kept, theta) for kind, kept in kinds.items()}
+    return _based(published, theta)
+
+
+def merged_rope(base: Mapping[str, Any], given: Any, *, family: str) -> Any:
+    """Put `extra.rope_parameters` (or `rope_scaling`, its older name) over the settings that the config implies.
+
+    Raises:
+        ConfigError: `given` has another base than `model.rope_theta`, or does not fit the kinds of layers.
+    """
+    if not isinstance(given, Mapping):
+        return given  # transformers says what is wrong with it
+    kinds = sorted(kind for kind, kept in base.items() if isinstance(kept, Mapping))
+    if not kinds:
+        if base and given.get("rope_theta", base["rope_theta"]) != base["rope_theta"]:
+            raise ConfigError(
+                f"model.extra.rope_parameters.rope_theta: {given['rope_theta']!r} contradicts model.rope_theta"
+                f" {base['rope_theta']!r}; set model.rope_theta alone"
+            )
+        return {**base, **_modern(given)}
+    if not all(kind in kinds and isinstance(kept, Mapping) for kind, kept in given.items()):
+        raise ConfigError(
+            f"model.extra.rope_parameters: {family} has one set for each kind of layer; give {' and '.join(kinds)}"
+        )
+    return {kind: {**base[kind], **_modern(given.get(kind, {}))} for kind in kinds}
+
+
+def _based(published: Mapping[str, Any], theta: float) -> dict[str, Any]:
+    kept = {name: value for name, value in published.items() if name in ("rope_type", "partial_rotary_factor")}
+    if "factor" in published:
+        kept["rope_type"] = "default"
+    return {"rope_type": "default", **kept, "rope_theta": theta}
+
+
+def _modern(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Older configs call the type of scaling `type`."""
+    renamed = dict(given)
+    if "type" in renamed:
+        renamed.setdefault("rope_type", renamed.pop("type"))
+    return renamed

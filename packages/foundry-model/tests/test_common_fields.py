@@ -1,0 +1,99 @@
+"""What `hf:<type>` makes of the common fields, in families of every kind, on the device that takes no memory."""
+
+import logging
+
+import pytest
+
+from foundry_config import ConfigError
+from foundry_model import create_model
+
+pytestmark = pytest.mark.slow  # the first one pays for the model classes
+
+
+@pytest.fixture
+def shaped(tiny_config):
+    def make(model_type, **model):
+        return create_model(tiny_config(architecture=f"hf:{model_type}", **model), device="meta").config
+
+    return make
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "olmo3", "mellum"])
+def test_the_rotary_base_reaches_every_kind_of_layer(shaped, model_type):
+    rope = shaped(model_type, rope_theta=5e4).rope_parameters
+
+    assert [kept["rope_theta"] for kept in rope.values() if isinstance(kept, dict)] == [5e4, 5e4]
+
+
+def test_scaling_in_extra_keeps_the_rotary_base(shaped):
+    rope = shaped("llama", rope_theta=5e4, extra={"rope_scaling": {"rope_type": "linear", "factor": 2.0}})
+
+    assert rope.rope_parameters == {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e4}
+
+
+def test_a_family_without_rotary_positions_refuses_a_base(shaped):
+    with pytest.raises(ConfigError, match=r"model.rope_theta: the config of 'gptj' has no rope_parameters, so 50000.0"):
+        shaped("gptj", rope_theta=5e4)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "names"),
+    [("seed_oss", ["residual_dropout"]), ("xglm", ["dropout"]), ("phi", ["resid_pdrop", "embd_pdrop"])],
+)
+def test_every_kind_of_dropout_is_what_the_config_says(shaped, model_type, names):
+    assert [getattr(shaped(model_type, dropout=0.2), name) for name in names] == [0.2] * len(names)
+    assert [getattr(shaped(model_type), name) for name in names] == [0.0] * len(names)
+
+
+def test_shared_key_value_heads_are_a_matter_of_their_number(shaped):
+    assert shaped("falcon").multi_query is False
+    assert shaped("gpt_bigcode", key_value_heads=1).multi_query is True
+    with pytest.raises(ConfigError, match=r"model.key_value_heads: falcon has one, or one for each of the 4 heads; 2"):
+        shaped("falcon", attention_heads=4, key_value_heads=2)
+
+
+def test_a_state_space_family_takes_its_inner_width_as_a_multiple(shaped):
+    assert shaped("falcon_mamba", intermediate_hidden_size=192).expand == 3
+    with pytest.raises(ConfigError, match="falcon_mamba widens by a whole factor, and 100 is no multiple"):
+        shaped("falcon_mamba", intermediate_hidden_size=100)
+
+
+def test_a_family_that_cannot_tie_says_so(shaped):
+    with pytest.raises(ConfigError, match="RemBertForCausalLM of transformers cannot tie"):
+        shaped("rembert")
+
+
+def test_a_family_with_an_activation_of_its_own_says_so(shaped, caplog):
+    with caplog.at_level(logging.WARNING):
+        shaped("bloom", intermediate_hidden_size=256)
+
+    assert "the config of 'bloom' has no field for it, so 'gelu' has no effect" in caplog.text
+
+
+def test_a_config_that_joins_several_networks_leads_to_the_one_that_reads_text(shaped):
+    with pytest.raises(ConfigError, match="use 'hf:gemma3_text' for the one that reads text") as error:
+        shaped("gemma3")
+
+    assert "object at 0x" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ({"num_hidden_layers": 3}, "model.extra: n_layer 3 contradicts model.layers 2; set model.layers alone"),
+        ({"vocab_size": 3}, "model.extra.vocab_size: not a matter of extra; the tokenizer decides it"),
+        ({"rope_theta": 3.0}, "model.extra.rope_theta: not a matter of extra; set model.rope_theta"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings: not a matter of extra; set model.tie_embeddings"),
+        ({"torch_dtype": "bfloat16"}, "torch_dtype: not a matter of extra; set training.precision"),
+        ({"rope_scaling": {}}, "model.extra.rope_scaling: the config of 'gpt2' has no such field"),
+    ],
+)
+def test_extra_cannot_contradict_what_is_said_elsewhere(shaped, extra, reason):
+    with pytest.raises(ConfigError, match=reason):
+        shaped("gpt2", extra=extra)
+
+
+def test_an_encoder_is_built_as_a_decoder_and_refused_when_it_is_not(tiny_config):
+    assert create_model(tiny_config(architecture="hf:bert")).config.is_decoder is True
+    with pytest.raises(ConfigError, match="'hf:bert' is not causal"):
+        create_model(tiny_config(architecture="hf:bert", extra={"is_decoder": False}))
