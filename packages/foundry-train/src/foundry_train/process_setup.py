@@ -53,6 +53,6 @@ def describe_batch(config: ExperimentConfig, world: World) -> str:
     tokens = data.batch_size * data.max_sequence_length * accumulation
     ranks = "1 rank" if world.size == 1 else f"{world.size} ranks"
     return (
-        f"{data.batch_size} sequences x {data.max_sequence_length} tokens x {accumulation} accumulation "
+        f"{data.batch_size} sequence{'s' if data.batch_size != 1 else ''} x {data.max_sequence_length} tokens x {accumulation} accumulation "
         f"= {tokens:,} tokens per step, {ranks}"
     )
