@@ -141,7 +141,7 @@ def test_liger_kernels_are_applied_to_the_model_but_not_to_the_loss(liger):
 
 
 def test_liger_kernels_that_cannot_be_had_are_refused(liger, monkeypatch):
-    with pytest.raises(ConfigError, match="CUDA only.*on cpu"):
+    with pytest.raises(ConfigError, match=r"CUDA only.*on cpu"):
         prepare(of_type("llama"), make_config(liger_kernels=True))
     with pytest.raises(ConfigError, match="none for the model type 'gpt2'"):
         use_liger_kernels(of_type("gpt2"), torch.device("cuda"))
