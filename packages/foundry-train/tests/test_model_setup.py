@@ -1,5 +1,8 @@
 """What is decided about a model before it trains: chunks, compilation, checkpointing of activations, masks."""
 
+import sys
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +10,7 @@ from torch import nn
 from foundry_config import config_from_dict
 from foundry_config.errors import ConfigError
 from foundry_train import model_setup
-from foundry_train.model_setup import prepare_for_training, wants_chunked_loss, wants_compile
+from foundry_train.model_setup import prepare_for_training, use_liger_kernels, wants_chunked_loss, wants_compile
 
 CPU = torch.device("cpu")
 
@@ -106,6 +109,46 @@ def test_gradient_checkpointing_is_turned_on_without_reentrance():
 def test_gradient_checkpointing_is_refused_where_there_is_none():
     with pytest.raises(ConfigError, match="does not support it"):
         prepare(nn.Linear(1, 1), make_config(gradient_checkpointing=True, chunked_loss="off"))
+
+
+@pytest.fixture
+def liger(monkeypatch):
+    """A stand-in for the extra, which needs a GPU; remembers what it was applied to."""
+    applied = []
+    patch = types.ModuleType("liger_kernel.transformers.monkey_patch")
+    patch.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": None}
+    patch._apply_liger_kernel_to_instance = lambda model, **settings: applied.append((model, settings))
+    package = types.ModuleType("liger_kernel.transformers")
+    package.monkey_patch = patch
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", package)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", patch)
+    return applied
+
+
+def of_type(model_type: str) -> Recorder:
+    model = Recorder()
+    model.config = types.SimpleNamespace(model_type=model_type)
+    return model
+
+
+def test_liger_kernels_are_applied_to_the_model_but_not_to_the_loss(liger):
+    model = of_type("llama")
+
+    use_liger_kernels(model, torch.device("cuda"))
+
+    assert liger == [(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})]
+
+
+def test_liger_kernels_that_cannot_be_had_are_refused(liger, monkeypatch):
+    with pytest.raises(ConfigError, match=r"CUDA only.*on cpu"):
+        prepare(of_type("llama"), make_config(liger_kernels=True))
+    with pytest.raises(ConfigError, match="none for the model type 'gpt2'"):
+        use_liger_kernels(of_type("gpt2"), torch.device("cuda"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
+    with pytest.raises(ConfigError, match=r"foundry-train\[liger\]"):
+        use_liger_kernels(of_type("llama"), torch.device("cuda"))
+    assert liger == []
 
 
 def test_a_document_mask_is_refused_where_documents_would_leak(monkeypatch):

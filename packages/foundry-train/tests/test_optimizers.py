@@ -76,6 +76,37 @@ def test_muon_takes_hidden_matrices_and_leaves_embedding_head_and_vectors_to_ada
     assert hidden_matrices(model) == [model.up.weight, model.down.weight]
 
 
+class StateSpace(nn.Module):
+    """Parameters of the shapes and names that mamba and rwkv have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(8, 16, bias=False)
+        self.conv1d = nn.Conv1d(16, 16, 4, groups=16)
+        self.A_log = nn.Parameter(torch.zeros(16, 4))
+        self.time_mix_key = nn.Parameter(torch.zeros(1, 1, 8))
+        self.gate_up_proj = nn.Parameter(torch.zeros(2, 8, 8))  # experts
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_rates_and_mixing_vectors_kept_as_matrices_neither_decay_nor_go_to_muon(name):
+    model = StateSpace()
+
+    optimizer = make_optimizer(model, settings(optimizer=name), CPU)
+
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: decay[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found == {
+        "A_log": 0.0,
+        "time_mix_key": 0.0,
+        "gate_up_proj": 0.1,
+        "in_proj.weight": 0.1,
+        "conv1d.weight": 0.1,
+        "conv1d.bias": 0.0,
+    }
+    assert hidden_matrices(model) == [model.in_proj.weight]
+
+
 def test_muon_refuses_a_model_without_hidden_matrices():
     with pytest.raises(ConfigError, match="use adamw"):
         make_optimizer(nn.Embedding(4, 4), settings(optimizer="muon"), CPU)

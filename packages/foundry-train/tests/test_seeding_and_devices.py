@@ -80,6 +80,17 @@ def test_a_device_asked_for_by_name_is_never_replaced_silently(wish, monkeypatch
         ("NVIDIA A100-SXM4-80GB", "tf32", 156.0),
         ("Tesla T4", "fp32", 8.1),
         ("NVIDIA L40S", "bf16", 362.0),
+        ("NVIDIA L4", "bf16", 121.0),
+        ("NVIDIA L40", "bf16", 181.0),
+        ("NVIDIA GH200 480GB", "bf16", 989.4),
+        ("NVIDIA GeForce RTX 4090", "bf16", 165.2),
+        # names that only contain those of the table, and parts of a card
+        ("NVIDIA RTX A4000", "bf16", None),
+        ("NVIDIA RTX A3000 Laptop GPU", "bf16", None),
+        ("NVIDIA T400 4GB", "fp32", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16", None),
+        ("NVIDIA GeForce RTX 4090 D", "bf16", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16", None),
         ("A card of the year 2031", "bf16", None),
     ],
 )

@@ -6,6 +6,7 @@ Both take the same calls (`foundry_train.Reporter`): `stage` when a part of the 
 `step` after every optimizer update, `message` for a sentence, `close` at the end. They write to standard error.
 """
 
+import logging
 import os
 import sys
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from foundry_train import StepRecord
 
 SECONDS_BETWEEN_LINES = 5.0
+SHOWN_BY_REPORTER = "foundry_train.progress"  # the logger of the lines that go to the log file of a run
 IN_BYTES = ("reading", "ablating", "tokenizer", "tokenizing")  # stages that count the bytes of the text
 
 
@@ -150,6 +152,27 @@ class BarReporter:
             bars = self._progress = _new_progress()
             bars.start()
         return bars
+
+
+class ReporterHandler(logging.Handler):
+    """Shows messages of `logging` through a reporter, so that they never tear its bar.
+
+    What the reporter shows anyway, and errors that end the command with a message of their own, are left out.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__()
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one message."""
+        if record.name == SHOWN_BY_REPORTER or getattr(record, "raised", False):
+            return
+        try:
+            kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+            self._reporter.message(f"{kind}{record.getMessage()}")
+        except Exception:  # a message must not end what it tells about
+            self.handleError(record)
 
 
 class Rate:

@@ -15,7 +15,7 @@ from foundry_config import ExperimentConfig, TrainingPlan
 from foundry_model import SpecialIds, count_parameters, create_model, flops_per_token
 from foundry_train.devices import peak_flops
 from foundry_train.distributed import World
-from foundry_train.environment import numeric_fingerprint
+from foundry_train.environment import numeric_fingerprint, package_version
 from foundry_train.lr_schedules import LrShape, learning_rate_function
 from foundry_train.micro_batch import find_micro_batch, first_micro_batch
 from foundry_train.model_setup import TrainableModel, prepare_for_training
@@ -129,6 +129,7 @@ def special_ids(tokenizer: Any) -> SpecialIds:
 def fingerprint_of(trainable: TrainableModel, config: ExperimentConfig, world: World) -> dict[str, Any]:
     """What decides about the bits of this run, on this machine."""
     training = config.training
+    liger = {"liger_kernels": package_version("liger-kernel")} if training.liger_kernels else {}
     return numeric_fingerprint(
         world.device,
         model=trainable.model,
@@ -139,6 +140,7 @@ def fingerprint_of(trainable: TrainableModel, config: ExperimentConfig, world: W
         gradient_checkpointing=training.gradient_checkpointing,
         optimizer=training.optimizer,
         world_size=world.size,
+        **liger,
     )
 
 

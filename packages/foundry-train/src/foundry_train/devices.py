@@ -1,6 +1,7 @@
 """Which device a run uses, and the fastest that device could be."""
 
 import logging
+import re
 
 import torch
 
@@ -8,14 +9,15 @@ from foundry_config.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-# Dense peaks of the makers' data sheets, TFLOP/s: (fp32, tf32, bf16 and fp16). Matched by the longest name contained in
-# the device's own; a device that is not here has no MFU rather than a wrong one.
+# Dense peaks of the makers' data sheets, TFLOP/s: (fp32, tf32, bf16 and fp16). Matched by the longest name whose words
+# are in the device's own; a device that is not here has no MFU rather than a wrong one.
 PEAK_TFLOPS: dict[str, tuple[float, float, float]] = {
     "H100 PCIe": (51.0, 378.0, 756.0),
     "H100 NVL": (60.0, 417.5, 835.5),
     "H100": (67.0, 494.5, 989.4),
     "H200": (67.0, 494.5, 989.4),
     "GH200": (67.0, 494.5, 989.4),
+    "GB200": (80.0, 1250.0, 2500.0),
     "B200": (80.0, 1125.0, 2250.0),
     "A100": (19.5, 156.0, 312.0),
     "A10G": (31.5, 35.0, 70.0),
@@ -23,12 +25,14 @@ PEAK_TFLOPS: dict[str, tuple[float, float, float]] = {
     "A30": (10.3, 82.0, 165.0),
     "A40": (37.4, 74.8, 149.7),
     "L4": (30.3, 60.0, 121.0),
+    "L40": (90.5, 90.5, 181.0),
     "L40S": (91.6, 183.0, 362.0),
     "V100": (15.7, 15.7, 125.0),
     "T4": (8.1, 8.1, 65.0),
     "RTX 3090": (35.6, 35.6, 71.0),
     "RTX 4090": (82.6, 82.6, 165.2),
 }
+_OTHER_CARDS = re.compile(r"\b(?:MIG|Laptop|Max-Q|Ti|SUPER|D)\b")  # a part of a card, or a slower or faster sister
 
 
 def get_device(wish: str = "auto") -> torch.device:
@@ -59,8 +63,9 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    entry = max((known for known in PEAK_TFLOPS if known in name), key=len, default=None)
-    if entry is None:
+    fitting = [known for known in PEAK_TFLOPS if re.search(rf"\b{known}\b", name)]
+    entry = max(fitting, key=len, default=None)
+    if entry is None or _OTHER_CARDS.search(name):
         logger.info("no peak is known for %s, so no MFU is shown", name)
         return None
     fp32, tf32, half = PEAK_TFLOPS[entry]

@@ -1,10 +1,11 @@
-"""From a fresh model to what the loop calls: probes, gradient checkpointing, chunked loss, compilation.
+"""From a fresh model to what the loop calls: kernels, probes, gradient checkpointing, chunked loss, compilation.
 
 The loop calls one module, `TokenLoss`, so that compilation fuses the loss into the model. Weights are always saved from
 the model itself: keys in checkpoints never carry a prefix.
 """
 
 import logging
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +48,8 @@ def prepare_for_training(
         ConfigError: The architecture cannot do what the config asks for.
     """
     training = config.training
+    if training.liger_kernels:
+        use_liger_kernels(model, device)
     if config.data.document_mask and not isolates_documents(model):
         raise ConfigError(
             f"data.document_mask: architecture {config.model.architecture!r} lets tokens see other documents; "
@@ -63,6 +66,26 @@ def prepare_for_training(
     return TrainableModel(model, loss_function, chunked, compiled)
 
 
+def use_liger_kernels(model: Any, device: torch.device) -> None:
+    """Replace norms, activations and rotary embeddings of `model` by the kernels of the extra `liger`.
+
+    The loss stays ours: it sums over targets and knows chunks, which Liger's does not.
+
+    Raises:
+        ConfigError: The device is no GPU of CUDA, the extra is missing, or Liger has nothing for the architecture.
+    """
+    if device.type != "cuda":
+        raise ConfigError(f"training.liger_kernels: they run on CUDA only, and this run trains on {device.type}")
+    try:
+        from liger_kernel.transformers import monkey_patch  # optional extra
+    except ImportError as error:
+        raise ConfigError("training.liger_kernels needs the extra: foundry-train[liger]") from error
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if model_type not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise ConfigError(f"training.liger_kernels: there are none for the model type {model_type!r}; set it to false")
+    monkey_patch._apply_liger_kernel_to_instance(model, cross_entropy=False, fused_linear_cross_entropy=False)
+
+
 def checkpoint_gradients(model: Any, architecture: str) -> None:
     """Recompute activations in the backward pass instead of keeping them.
 
@@ -70,7 +93,10 @@ def checkpoint_gradients(model: Any, architecture: str) -> None:
         ConfigError: The architecture does not support it.
     """
     try:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with warnings.catch_warnings():
+            # transformers 5.23 warns of a new name, which 5.17 does not have
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     except (AttributeError, ValueError) as error:
         raise ConfigError(f"training.gradient_checkpointing: {architecture!r} does not support it ({error})") from error
 

@@ -10,7 +10,7 @@ every step by the loop; nothing here schedules anything. A user's own, named in 
 called as `function(model, training_config, device)` and returns one `torch.optim.Optimizer` or a list of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from foundry_config.lookup import pick
 OptimizerFactory = Callable[
     [nn.Module, TrainingConfig, torch.device], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 ]
+
+NO_MATRICES = {"A_log"}  # numbers that stand alone, kept as a matrix by mamba and its kin
 
 
 class OptimizerGroup:
@@ -71,7 +73,7 @@ def make_optimizer(model: nn.Module, training: TrainingConfig, device: torch.dev
 
 def adamw(model: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019)."""
-    return _adamw(decay_groups(trainable(model), training.weight_decay), training, device)
+    return _adamw(decay_groups(model, training.weight_decay), training, device)
 
 
 def muon(model: nn.Module, training: TrainingConfig, device: torch.device) -> list[torch.optim.Optimizer]:
@@ -82,8 +84,6 @@ def muon(model: nn.Module, training: TrainingConfig, device: torch.device) -> li
     hidden = hidden_matrices(model)
     if not hidden:
         raise ConfigError("optimizer 'muon' found no matrix inside the blocks of this model; use adamw")
-    chosen = {id(parameter) for parameter in hidden}
-    rest = [parameter for parameter in trainable(model) if id(parameter) not in chosen]
     first = torch.optim.Muon(
         hidden,
         lr=training.learning_rate,
@@ -91,36 +91,59 @@ def muon(model: nn.Module, training: TrainingConfig, device: torch.device) -> li
         momentum=training.adam_beta1,
         adjust_lr_fn="match_rms_adamw",
     )
-    return [first, _adamw(decay_groups(rest, training.weight_decay), training, device)]
+    return [first, _adamw(decay_groups(model, training.weight_decay, without=hidden), training, device)]
 
 
 def sgd(model: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum; weight decay is coupled, as in torch."""
-    groups = decay_groups(trainable(model), training.weight_decay)
+    groups = decay_groups(model, training.weight_decay)
     return torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.adam_beta1, fused=has_fused(device))
 
 
 def adafactor(model: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:  # noqa: ARG001
     """Adafactor (Shazeer and Stern 2018): row and column statistics instead of a second moment per weight."""
-    return torch.optim.Adafactor(decay_groups(trainable(model), training.weight_decay), lr=training.learning_rate)
+    return torch.optim.Adafactor(decay_groups(model, training.weight_decay), lr=training.learning_rate)
 
 
-def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters into matrices, which decay, and vectors (biases, norms), which do not; no group is empty."""
-    parameters = list(parameters)
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def decay_groups(
+    model: nn.Module, weight_decay: float, *, without: Collection[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """Split the trainable parameters of `model` into those that decay and those that do not; no group is empty.
+
+    Args:
+        model: Its names and shapes decide, see `matrices`.
+        weight_decay: Of the first group.
+        without: Parameters that something else updates.
+    """
+    decaying, left = ids(matrices(model)), ids(without)
+    parameters = [parameter for parameter in trainable(model) if id(parameter) not in left]
+    groups = [
+        {"params": [p for p in parameters if id(p) in decaying], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in decaying], "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The trainable weights that decay: embeddings, linear layers, kernels of convolutions.
+
+    Not biases and norms; nor what a model keeps as a matrix although its numbers stand alone: the mixing vectors of
+    RWKV, of shape [1, 1, D], and the logarithms of Mamba's decay rates.
+    """
+    return [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and _is_matrix(parameter) and name.rpartition(".")[2] not in NO_MATRICES
+    ]
+
+
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The 2-D weights that are neither an embedding nor the output projection."""
+    """The 2-D weights that multiply hidden states: of the `matrices`, neither embeddings nor the output projection."""
     outside = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is not None:
-        outside |= {id(parameter) for parameter in head.parameters()}
-    return [parameter for parameter in trainable(model) if parameter.ndim == 2 and id(parameter) not in outside]
+        outside |= ids(head.parameters())
+    return [parameter for parameter in matrices(model) if parameter.ndim == 2 and id(parameter) not in outside]
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -131,6 +154,15 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 def has_fused(device: torch.device) -> bool:
     """Whether torch has one-kernel optimizers for the device; 3.5 times faster than the loop on CPU."""
     return device.type in {"cpu", "cuda", "mps", "xpu"}
+
+
+def ids(parameters: Iterable[nn.Parameter]) -> set[int]:
+    """Identities, since tensors compare by their values."""
+    return {id(parameter) for parameter in parameters}
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    return sum(size > 1 for size in parameter.shape) >= 2
 
 
 def _adamw(groups: list[dict[str, Any]], training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:

@@ -1,6 +1,7 @@
 """From prepared data to the plan of the run and to its batches."""
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 import msgspec
@@ -89,8 +90,20 @@ def describe_plan(plan: TrainingPlan) -> str:
     >>> describe_plan(plan)                                                          # doctest: +SKIP
     '666 steps = 2 epochs of 333, 34 of warm-up, 5 checkpoints'
     """
-    saves = len(plan.checkpoints)
+    steps, saves = plan.total_steps, len(plan.checkpoints)
     return (
-        f"{plan.total_steps:,} steps = {plan.epochs:g} epochs of {plan.steps_per_epoch:,}, "
+        f"{steps:,} step{'s' if steps != 1 else ''} = {_epochs(plan.epochs)} of {plan.steps_per_epoch:,}, "
         f"{plan.warmup_steps:,} of warm-up, {saves} checkpoint{'s' if saves != 1 else ''}"
     )
+
+
+def _epochs(epochs: float) -> str:
+    """Write a number of epochs with three digits that count.
+
+    >>> _epochs(1.0), _epochs(0.0186451), _epochs(12.3456), _epochs(1234.5)
+    ('1 epoch', '0.0186 epochs', '12.3 epochs', '1,234 epochs')
+    """
+    digits = max(0, 2 - math.floor(math.log10(epochs))) if epochs > 0 else 0
+    text = f"{epochs:,.{digits}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{text} epoch{'' if text == '1' else 's'}"

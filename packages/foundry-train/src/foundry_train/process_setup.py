@@ -51,8 +51,9 @@ def describe_batch(config: ExperimentConfig, world: World) -> str:
     """
     data, accumulation = config.data, config.training.gradient_accumulation_steps
     tokens = data.batch_size * data.max_sequence_length * accumulation
+    sequences = "1 sequence" if data.batch_size == 1 else f"{data.batch_size} sequences"
     ranks = "1 rank" if world.size == 1 else f"{world.size} ranks"
     return (
-        f"{data.batch_size} sequences x {data.max_sequence_length} tokens x {accumulation} accumulation "
+        f"{sequences} x {data.max_sequence_length} tokens x {accumulation} accumulation "
         f"= {tokens:,} tokens per step, {ranks}"
     )

@@ -65,6 +65,33 @@ class PlainReporter:
         """Nothing to close."""
 
 
+class Reporters:
+    """Several reporters that are told the same."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def stage(self, name: str, detail: str = "") -> None:
+        for reporter in self._reporters:
+            reporter.stage(name, detail)
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        for reporter in self._reporters:
+            reporter.progress(stage, done, total)
+
+    def step(self, record: StepRecord) -> None:
+        for reporter in self._reporters:
+            reporter.step(record)
+
+    def message(self, text: str) -> None:
+        for reporter in self._reporters:
+            reporter.message(text)
+
+    def close(self) -> None:
+        for reporter in self._reporters:
+            reporter.close()
+
+
 def describe_step(record: StepRecord) -> str:
     """Put a record into one line of text.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from foundry_config import ExperimentConfig, ExperimentPaths, TrainingPlan, config_digest
-from foundry_config.errors import FoundryError
+from foundry_config.errors import FoundryError, MemoryExhaustedError
 from foundry_data.processor import DataProcessor, PreparedData
 from foundry_train.build import Build, build, describe_build
 from foundry_train.checkpoint_list import CheckpointInfo
@@ -27,11 +27,13 @@ from foundry_train.environment import environment_snapshot, get_git_commit_hash
 from foundry_train.hooks import Hook
 from foundry_train.loop import LoopEnd, TrainingLoop, stop_request
 from foundry_train.loop_assembly import assemble_loop
+from foundry_train.memory import is_out_of_memory
 from foundry_train.planning import BatchSource, check_tokenizer, describe_plan, make_plan, write_plan
 from foundry_train.process_setup import describe_batch, set_up_process
-from foundry_train.progress import PlainReporter, Reporter
+from foundry_train.progress import PlainReporter, Reporter, Reporters
 from foundry_train.resuming import Beginning, begin, begin_fork, fork_source, parent_link
 from foundry_train.run_dir import RunDirectory, parse_resume
+from foundry_train.run_logs import RAISED, Console, run_logging
 from foundry_train.session import Session
 from foundry_train.signals import StopSignals
 from foundry_train.summary import TrainingSummary, is_complete, summarize, write_summary
@@ -49,6 +51,7 @@ class Trainer:
         *,
         resume: str = "auto",
         reporter: Reporter | None = None,
+        console: Console = "stderr",
         hooks: Sequence[Hook] = (),
         allow_numeric_drift: bool = False,
         fork: str | Path | None = None,
@@ -58,7 +61,9 @@ class Trainer:
             config: The experiment.
             base_dir: Relative paths of the config count from here.
             resume: `auto`, `never`, `must` or `step=N`.
-            reporter: Shows what happens; by default lines through `logging`.
+            reporter: Shows what happens, beside the lines through `logging` that the log file of the run has.
+            console: Where messages of `logging` are shown: `stderr` (unless the program has handlers of its own on the
+                root logger), a handler, or nowhere.
             hooks: Own code, called at the moments of a run on rank 0.
             allow_numeric_drift: Go on although machine or libraries would give other bits.
             fork: A run or checkpoint from which this run, if it is new, begins.
@@ -67,7 +72,9 @@ class Trainer:
         self.base_dir = Path(base_dir)
         self.paths = ExperimentPaths(config, base_dir)
         self.resume = "must" if config.training.resume_from_checkpoint and resume == "auto" else resume
-        self.reporter: Reporter = reporter or PlainReporter(every_steps=config.logging.log_every_steps)
+        self.console: Console = console
+        self._lines = PlainReporter(every_steps=config.logging.log_every_steps)
+        self.reporter: Reporter = self._lines if reporter is None else Reporters(self._lines, reporter)
         self.hooks = hooks
         self.allow_numeric_drift = allow_numeric_drift
         self.fork = None if fork is None else self.paths.resolve(str(fork))
@@ -88,10 +95,20 @@ class Trainer:
         except FoundryError:
             raise
         except Exception as error:
-            step = self._loop.state.step if self._loop is not None else 0
-            message = f"training failed after step {step}: {type(error).__name__}: {error}"
-            logger.error("%s", message)
+            message = self._failure(error)
+            if is_out_of_memory(error):
+                raise MemoryExhaustedError(f"{message}; use a smaller model or batch, or a larger device") from error
             raise RuntimeError(message) from error
+
+    def _failure(self, error: BaseException) -> str:
+        step = self._loop.state.step if self._loop is not None else 0
+        return f"training failed after step {step}: {type(error).__name__}: {error}"
+
+    def _log_failure(self, kind: Any, error: BaseException | None, trace: Any) -> None:  # noqa: ARG002
+        """Leave the reason in the log; whoever called is told by the exception."""
+        if error is not None:
+            logger.error("%s", error if isinstance(error, FoundryError) else self._failure(error), extra=RAISED)
+            logger.debug("where it happened", exc_info=error, extra=RAISED)
 
     def _train(self, stack: contextlib.ExitStack) -> TrainingSummary:
         started = time.monotonic()
@@ -107,7 +124,8 @@ class Trainer:
         test_rows = self._processor.test_rows(prepared)
         loop = assemble_loop(session, prepared, source, plan, built, beginning, test_rows=test_rows)
         self._loop = loop
-        self.reporter.stage("training", f"{plan.total_steps - loop.state.step:,} steps")
+        left = plan.total_steps - loop.state.step
+        self.reporter.stage("training", f"{left:,} step{'s' if left != 1 else ''}")
         with session.signals.deferred():
             end = loop.run()
         return self._finish(session, plan, loop, end, beginning, seconds=time.monotonic() - started)
@@ -118,12 +136,14 @@ class Trainer:
         should_stop = stop_request(self.config.training, lambda: signals.requested)
         world = stack.enter_context(open_world(self.config.training.device))
         set_up_process(self.config, world)
+        run = self._open_run(stack, world)
+        self._open_logs(stack, world)
         return Session(
             config=self.config,
             base_dir=self.base_dir,
             paths=self.paths,
             world=world,
-            run=self._open_run(stack, world),
+            run=run,
             manager=self.manager,
             reporter=self.reporter,
             hooks=self.hooks,
@@ -149,6 +169,15 @@ class Trainer:
         stack.callback(snapshot.join)
         run.update_status(phase="preparing", exit_reason=None)
         return run
+
+    def _open_logs(self, stack: contextlib.ExitStack, world: World) -> None:
+        """Write the log of this process from here on; the folder of a run is rank 0's to make."""
+        world.barrier()
+        if not world.is_main:
+            self.reporter = self._lines
+        logs = run_logging(self.config, self.paths.logs, rank=world.rank, console=self.console)
+        stack.enter_context(logs)
+        stack.push(self._log_failure)
 
     def _prepare_data(self, session: Session) -> PreparedData:
         """Text to token stores; rank 0 does the work, the others find it done."""

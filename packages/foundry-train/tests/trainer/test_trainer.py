@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from foundry_config.errors import ConfigError, DataError, NonFiniteError
+from foundry_config.errors import ConfigError, DataError, MemoryExhaustedError, NonFiniteError
 from foundry_train import Hook, Moment, Trainer
 
 
@@ -142,9 +142,30 @@ def test_errors_are_logged_with_the_step_and_raised_as_one_message(project, tmp_
         project.train(project.config(tmp_path / "run"), hooks=[RaiseAt(3)])
 
     assert "training failed after step 3" in caplog.text
+    assert "training failed after step 3" in (tmp_path / "run" / "logs" / "trainer-test.log").read_text()
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     status = json.loads((tmp_path / "run" / "status.json").read_bytes())
     assert status["phase"] == "failed" and "a bug in a hook" in status["exit_reason"]
+
+
+def test_running_out_of_memory_anywhere_has_its_own_exit_code(project, tmp_path):
+    class Greedy(Hook):
+        def on_step(self, moment: Moment) -> None:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(MemoryExhaustedError, match=r"after step 1.*smaller model") as caught:
+        project.train(project.config(tmp_path / "run"), hooks=[Greedy()])
+
+    assert caught.value.exit_code == 9
+
+
+def test_the_log_file_tells_the_run_at_the_intervals_and_level_of_the_config(project, tmp_path):
+    changes = {"logging": {"dir": str(tmp_path / "own"), "log_every_steps": 4}}
+    project.train(project.config(tmp_path / "run", changes=changes))
+
+    text = (tmp_path / "own" / "trainer-test.log").read_text()
+    assert [f"step {step}/12" in text for step in range(1, 13)] == [step % 4 == 0 or step == 1 for step in range(1, 13)]
+    assert "INFO" in text and "plan: 12 steps" in text and not (tmp_path / "run" / "logs").exists()
 
 
 @pytest.mark.slow

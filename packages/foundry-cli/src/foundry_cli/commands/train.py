@@ -143,7 +143,7 @@ def run_training(
     experiment: "Experiment", *, resume: str = "auto", fork: Path | None = None, allow_numeric_drift: bool = False
 ) -> "TrainingSummary":
     """Train one experiment, showing its progress on standard error."""
-    from foundry_cli.reporters import make_reporter
+    from foundry_cli.reporters import ReporterHandler, make_reporter
 
     reporter = make_reporter(every_steps=experiment.config.logging.log_every_steps)
     try:
@@ -155,6 +155,7 @@ def run_training(
             experiment.base_dir,
             resume=resume,
             reporter=reporter,
+            console=ReporterHandler(reporter),
             allow_numeric_drift=allow_numeric_drift,
             fork=fork,
         )
