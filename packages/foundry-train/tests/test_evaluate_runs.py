@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_others_are_evaluated(make_run,
         "config.json is missing",
         "model.safetensors is damaged: its SHA-256 is not the one in the manifest",
     ]
-    with pytest.raises(CheckpointError, match=r"not evaluated.*\(and 1 more\)"):
+    with pytest.raises(CheckpointError, match=r"2 failures:\n  .*config.json is missing\n  .*SHA-256"):
         found.raise_failure()
 
 
@@ -265,8 +265,11 @@ def test_a_tokenizer_of_another_size_is_refused(make_run, tmp_path, loads):
             (foreign / file.name).write_bytes(file.read_bytes())
     (foreign / "model.safetensors").write_text('{"seed": 1, "step": 4, "size": 500}')
 
+    found = evaluate([foreign, run], Suites(minimal_pairs=(pair_file(tmp_path),)), results=tmp_path / "out")
+
+    assert [entry.model.path for entry in found.evaluated] == [folder]
     with pytest.raises(DataError, match="foreign: the tokenizer has 300 tokens, but the model has 500"):
-        evaluate([foreign], Suites(minimal_pairs=(pair_file(tmp_path),)), results=tmp_path / "out")
+        found.raise_failure()
 
 
 def test_a_foreign_model_keeps_its_results_elsewhere(make_run, tmp_path, loads, monkeypatch):
@@ -282,10 +285,61 @@ def test_a_foreign_model_keeps_its_results_elsewhere(make_run, tmp_path, loads, 
     found = evaluate([foreign], Suites(minimal_pairs=(pair_file(tmp_path),)))
 
     assert sorted(foreign.iterdir()) == before
-    assert (tmp_path / "evaluations" / "foreign").is_dir()
     (entry,) = found.evaluated
+    weights = entry.result.checkpoint.weights.removeprefix("sha256:")
+    assert entry.folder.parent.relative_to("evaluations").as_posix() == f"foreign-{weights[:8]}"
     assert (entry.result.checkpoint.step, entry.result.details["start_token"]) == (None, "<s>")
     assert {row.run for row in long_table(found.evaluated)} == {"foreign"}
+
+
+def test_a_link_to_a_checkpoint_is_the_checkpoint_of_its_run(make_run, tmp_path, loads):
+    run = make_run(steps=(4,))
+    (run / "latest").symlink_to("checkpoints/step-00000004")
+    suites = Suites(minimal_pairs=(pair_file(tmp_path),))
+    evaluate([run], suites)
+
+    (entry,) = evaluate([run / "latest"], suites).evaluated
+
+    assert not entry.computed
+    assert (entry.model.name, entry.model.start) == ("run", "eos")
+
+
+def test_a_target_that_is_no_model_does_not_keep_the_others_from_being_evaluated(make_run, tmp_path, loads):
+    empty, gone, run = make_run("empty", steps=()), tmp_path / "gone", make_run("full", steps=(4,))
+
+    found = evaluate([empty, gone, run], Suites(minimal_pairs=(pair_file(tmp_path),)))
+
+    assert [entry.model.run for entry in found.evaluated] == [run]
+    with pytest.raises(CheckpointError, match=r"2 failures:\n  .*holds no checkpoint yet.*\n  .*gone does not exist"):
+        found.raise_failure()
+
+
+def test_a_text_that_one_model_cannot_read_is_said_once_and_other_runs_go_on(make_run, tmp_path, loads, monkeypatch):
+    def load(folder, *, device="cpu"):
+        model = Bigram(0)
+        if "short" in str(folder):
+            model.config = SimpleNamespace(max_position_embeddings=3)
+        return model
+
+    monkeypatch.setattr(foundry_train.evaluate_runs, "load_pretrained", load)
+
+    found = evaluate(
+        [make_run("short"), make_run("long")], Suites(minimal_pairs=(pair_file(tmp_path),)), checkpoints="all"
+    )
+
+    assert [entry.model.name for entry in found.evaluated] == ["long", "long"]
+    with pytest.raises(DataError, match=r"^.*agreement.jsonl:1: .* but the model reads 3"):
+        found.raise_failure()
+
+
+def test_runs_that_share_a_results_folder_keep_their_own_summaries(make_run, tmp_path, loads):
+    runs = [make_run("a", steps=(4,)), make_run("b", steps=(4,), seed=2)]
+    suites = Suites(minimal_pairs=(pair_file(tmp_path),))
+
+    found = evaluate(runs, suites, results=tmp_path / "out")
+
+    assert len({entry.folder.parent for entry in found.evaluated}) == 2
+    assert len(list((tmp_path / "out").glob("*/step-00000004/minimal_pairs.csv"))) == 2
 
 
 def test_nothing_to_do_is_a_config_error(make_run):

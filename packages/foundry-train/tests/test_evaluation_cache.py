@@ -55,6 +55,14 @@ def test_another_key_another_format_and_damage_are_no_result(tmp_path):
     assert len(read_results(tmp_path)) == 1
 
 
+def test_a_result_whose_table_is_gone_is_made_again(tmp_path):
+    write_result(tmp_path / "x" / "a", result(tables=["rows.csv"]), {"rows.csv": [b"a\n"]})
+
+    (tmp_path / "x" / "a" / "rows.csv").unlink()
+
+    assert read_result(tmp_path / "x" / "a") is None
+
+
 def test_a_damaged_result_is_replaced(tmp_path):
     folder = tmp_path / "x" / "a"
     folder.mkdir(parents=True)

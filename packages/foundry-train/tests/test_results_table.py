@@ -10,7 +10,7 @@ from foundry_data import fs
 from foundry_model.evaluation import item_name
 from foundry_model.minimal_pairs import Accuracy
 from foundry_train.evaluate_runs import Evaluated
-from foundry_train.evaluation_cache import CheckpointFacts, Count, Result, write_result
+from foundry_train.evaluation_cache import CheckpointFacts, Count, Result, remember_newest, write_result
 from foundry_train.evaluation_targets import find_models
 from foundry_train.results_table import (
     COLUMNS,
@@ -106,6 +106,31 @@ def test_kept_results_of_a_run_are_found_again(tmp_path):
     overall = [(result.checkpoint.step, value.value) for result, value in found if value.item == "overall"]
     assert overall == [(2, 0.5), (4, 0.5)]
     assert evaluated_values(tmp_path / "nothing") == []
+
+
+def test_overall_is_over_the_files_that_every_checkpoint_has(tmp_path):
+    run = tmp_path / "run"
+    for step, name, correct in ((2, "a", 1.0), (4, "a", 3.0), (4, "b", 0.0)):
+        write_result(run / "evaluations" / f"step-{step}" / name, pairs(name, 4, correct, step=step), {})
+
+    values = [(result.checkpoint.step, v.item, v.value) for result, v in evaluated_values(run)]
+
+    assert (4, "b", 0.0) in values
+    assert [value for value in values if value[1] == "overall"] == [(2, "overall", 0.25), (4, "overall", 0.75)]
+
+
+def test_a_changed_file_of_pairs_counts_once_and_the_one_asked_for_last_is_shown(tmp_path):
+    run = tmp_path / "run"
+    place = run / "evaluations" / "step-4"
+    results = [pairs("a", 4, correct, settings={"input": digest}) for correct, digest in ((1.0, "old"), (3.0, "new"))]
+    for folder, result in zip(("z", "y"), results, strict=True):
+        write_result(place / folder, result, {})
+
+    remember_newest([place / "z"], results[:1])
+    remember_newest([place / "y"], results[1:])
+    assert [v.value for _, v in evaluated_values(run) if v.item == "overall"] == [0.75]
+    remember_newest([place / "z"], results[:1])
+    assert [v.value for _, v in evaluated_values(run) if v.item == "overall"] == [0.25]
 
 
 def test_a_condition_is_the_experiment_and_says_what_else_differs():

@@ -72,6 +72,12 @@ def test_a_device_asked_for_by_name_is_never_replaced_silently(wish, monkeypatch
         get_device(wish)
 
 
+@pytest.mark.parametrize("wish", ["gpu", "cuda:x", "meta", ""])
+def test_a_device_that_does_not_exist_is_refused_by_name(wish):
+    with pytest.raises(ConfigError, match="write auto, cpu, cuda, cuda:1 or mps"):
+        get_device(wish)
+
+
 @pytest.mark.parametrize(
     ("name", "precision", "tflops"),
     [

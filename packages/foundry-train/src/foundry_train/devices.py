@@ -39,11 +39,16 @@ def get_device(wish: str = "auto") -> torch.device:
     """Return the device called `wish`; `auto` takes CUDA, then Apple's GPU, then the CPU.
 
     Raises:
-        ConfigError: A device was asked for by name and is not there.
+        ConfigError: A device was asked for by name that does not exist or is not there.
     """
     if wish == "auto":
         wish = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(wish)
+    try:
+        device = torch.device(wish)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {wish!r}; write auto, cpu, cuda, cuda:1 or mps") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device {wish!r} is not supported; write auto, cpu, cuda, cuda:1 or mps")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"training.device: {wish!r} was asked for, but torch sees no CUDA device; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -28,6 +28,7 @@ from foundry_train.evaluation_cache import (
     finite_values,
     key_of,
     read_result,
+    remember_newest,
     result_folder,
     write_result,
 )
@@ -57,10 +58,11 @@ class EvaluationReport(NamedTuple):
     failures: list[FoundryError]
 
     def raise_failure(self) -> None:
-        """Raise the first failure, if any, saying how many more there are."""
+        """Raise what failed, if anything did, as one error of the first one's kind that names all of them."""
+        if len(self.failures) == 1:
+            raise self.failures[0]
         if self.failures:
-            more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
-            raise type(self.failures[0])(f"{self.failures[0]}{more}")
+            raise type(self.failures[0])("\n  ".join([f"{len(self.failures)} failures:", *map(str, self.failures)]))
 
 
 def evaluate(
@@ -85,11 +87,11 @@ def evaluate(
         progress: Told what is done: name of the checkpoint, finished units, all units.
 
     Returns:
-        Results in the order of targets, steps and units, and the checkpoints that could not be used.
+        Results in the order of targets, steps and units, and what could not be evaluated: targets that are no model,
+        damaged checkpoints, and texts that a model's tokenizer or context cannot take (the rest of that target is left).
 
     Raises:
-        DataError: An input that cannot be read or scored; results finished before are kept.
-        CheckpointError: A target is no model.
+        DataError: An input that cannot be read.
         ConfigError: Nothing to do, or a choice that does not exist.
         StorageError: A result cannot be written.
     """
@@ -98,19 +100,28 @@ def evaluate(
     models: list[EvaluatedModel] = []
     failures: list[FoundryError] = []
     for target in targets:
-        chosen, problems = find_models(target, checkpoints)
+        try:
+            chosen, problems = find_models(target, checkpoints)
+        except CheckpointError as error:
+            chosen, problems = [], [error]
         models += chosen
         failures += problems
     evaluated: list[Evaluated] = []
+    unfit: set[Path] = set()
     for number, model in enumerate(models):
+        if model.source in unfit:  # its other checkpoints would fail by the same text
+            continue
         tell = _teller(progress, model, number * len(units), len(models) * len(units))
         try:
             found = _evaluate_model(model, units, start=start, device=place, results=results, tell=tell)
             write_accuracies(found[0].folder.parent, [entry.result for entry in found])
+            remember_newest([entry.folder for entry in found], [entry.result for entry in found])
             evaluated += found
-        except (CheckpointError, NonFiniteError) as error:
+        except (CheckpointError, NonFiniteError, DataError) as error:
             failures.append(error)
-            logger.warning("%s", error)
+            logger.info("%s", error)
+            if isinstance(error, DataError):
+                unfit.add(model.source)
     return EvaluationReport(evaluated, failures)
 
 
@@ -132,7 +143,7 @@ def _evaluate_model(
     facts = model.facts()
     keys = [_key(model, facts, tokenizer, start_id, unit) for unit in units]
     folders = [
-        result_folder(results or model.results, _place(model), unit.suite, unit.name, key)
+        result_folder(*_place(model, facts, results), unit.suite, unit.name, key)
         for unit, key in zip(units, keys, strict=True)
     ]
     found = [read_result(folder, key=key) for folder, key in zip(folders, keys, strict=True)]
@@ -204,6 +215,10 @@ def _check_tokenizer(model: EvaluatedModel, tokenizer: Tokenizer, scorer: Scorin
         raise DataError(f"{model.path}: {error}") from error
 
 
-def _place(model: EvaluatedModel) -> str:
-    """Folder of a model's results; the path of a foreign one is part of the key through its weights."""
-    return model.path.resolve().name
+def _place(model: EvaluatedModel, facts: CheckpointFacts, results: Path | None) -> tuple[Path, str]:
+    """Folder of the evaluations, and a name in it for the model that no other model has."""
+    if results is None and model.run is not None:
+        return model.results, model.path.resolve().name
+    if model.run is not None and model.manifest is not None:
+        return (results or model.results) / f"{model.name}-{model.manifest.run_id[:8]}", model.path.resolve().name
+    return results or model.results, f"{model.name}-{facts.weights.removeprefix('sha256:')[:8]}"

@@ -5,6 +5,7 @@
         minimal_pairs.wh_island.3fa9c2d01b7e/        one unit of work: a file of pairs, of texts, or a corpus
           result.json                                values, counts, settings, and the weights they belong to
           pairs.csv                                  one row per pair, with both scores
+        newest.json                                  which result of each file was asked for last
 
 The last part of a name is the digest of all that decides the numbers: weights, model config, tokenizer, start token,
 the input's bytes and the settings. A folder appears by renaming, whole or not at all; what was finished stays when a
@@ -16,7 +17,7 @@ import hashlib
 import math
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from foundry_train.manifest import canonical_bytes
 FORMAT = "foundry.evaluation/1"
 FOLDER = "evaluations"
 RESULT = "result.json"
+NEWEST = "newest.json"
 
 
 class CheckpointFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,14 +105,15 @@ def result_folder(evaluations: Path, place: str, suite: str, name: str, key: str
 
 
 def read_result(folder: Path, *, key: str | None = None) -> Result | None:
-    """Return the finished result in `folder`; None if there is none, or it is of another key, format or damaged."""
+    """Return the finished result in `folder`; None if there is none, or it is of another key, format or
+    damaged, or one of its tables is gone."""
     try:
         result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
     except (OSError, msgspec.MsgspecError):
         return None
     if result.format != FORMAT or (key is not None and result.key != key):
         return None
-    return result
+    return result if all((folder / name).is_file() for name in result.tables) else None
 
 
 def write_result(folder: Path, result: Result, tables: Mapping[str, Iterable[bytes]]) -> Result:
@@ -143,10 +146,48 @@ def finite_values(values: Mapping[str, float]) -> dict[str, float | str]:
     return {name: value if math.isfinite(value) else str(float(value)) for name, value in values.items()}
 
 
+def remember_newest(folders: Sequence[Path], results: Sequence[Result]) -> None:
+    """Write down beside the results of one checkpoint that these are the ones that were asked for last.
+
+    A file of pairs that was changed, or scored from another start token, leaves several results of one name: a report
+    shows the newest. Clocks do not decide it.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    path = folders[0].parent / NEWEST
+    known = _read_newest(path.parent)
+    newest = known | {_unit_name(result): folder.name for folder, result in zip(folders, results, strict=True)}
+    if newest == known:
+        return
+    try:
+        fs.write_atomic(path, msgspec.json.format(msgspec.json.encode(newest, order="sorted"), indent=1))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
 def read_results(evaluations: Path) -> list[Result]:
-    """Return every finished result below an `evaluations` folder, in order of name."""
-    files = sorted(evaluations.glob(f"*/[!.]*/{RESULT}"))
-    return [result for file in files if (result := read_result(file.parent)) is not None]
+    """Return the newest finished result of every unit below an `evaluations` folder, in order of name."""
+    found: dict[tuple[Path, str], Result] = {}
+    for file in sorted(evaluations.glob(f"*/[!.]*/{RESULT}")):
+        folder, result = file.parent, read_result(file.parent)
+        if result is None:
+            continue
+        unit = (folder.parent, _unit_name(result))
+        if unit not in found or _read_newest(folder.parent).get(unit[1]) == folder.name:
+            found[unit] = result
+    return list(found.values())
+
+
+def _unit_name(result: Result) -> str:
+    return f"{result.table_suite}/{result.name}"
+
+
+def _read_newest(folder: Path) -> dict[str, str]:
+    try:
+        return msgspec.json.decode((folder / NEWEST).read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.MsgspecError):
+        return {}
 
 
 def describe_settings(settings: Mapping[str, Any]) -> str:

@@ -40,6 +40,11 @@ class EvaluatedModel(NamedTuple):
         return (self.run or Path()) / FOLDER
 
     @property
+    def source(self) -> Path:
+        """Its run, or its own folder."""
+        return self.run or self.path
+
+    @property
     def start(self) -> Start | None:
         """What stood before each document in training; None where nothing is known."""
         return trained_start(self.config.data) if self.config is not None else None
@@ -100,12 +105,15 @@ def is_run(folder: Path) -> bool:
 
 
 def _single(folder: Path) -> EvaluatedModel:
-    run = folder.parent.parent if folder.parent.name == CHECKPOINTS and is_run(folder.parent.parent) else None
+    real = folder.resolve()  # a run's `latest` is a link to one of its checkpoints
+    run = real.parent.parent if real.parent.name == CHECKPOINTS and is_run(real.parent.parent) else None
+    if run is not None and folder.parent.name == CHECKPOINTS:
+        run = folder.parent.parent
     try:
         manifest = read_manifest(folder) if (folder / MANIFEST_NAME).exists() or run else None
     except ManifestError as error:
         raise CheckpointError(f"{folder}: not evaluated, since {error}") from error
-    name = (run or folder.resolve()).name
+    name = (run or folder).resolve().name
     return EvaluatedModel(folder, name, run, manifest, _config_of(run))
 
 

@@ -10,6 +10,7 @@ one name differ in more than their seed, it says in what.
 """
 
 import csv
+import importlib.util
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,13 +101,43 @@ def add_up(results: Iterable[Result]) -> list[tuple[str, Count]]:
 
 
 def evaluated_values(run: Path) -> list[tuple[Result, ItemValue]]:
-    """Return every number that `foundry evaluate` has kept in a run, each with a result of its checkpoint."""
-    groups: dict[tuple[str, int | None], dict[tuple[str, str, str], Result]] = defaultdict(dict)
+    """Return every number that `foundry evaluate` has kept in a run, each with a result of its checkpoint.
+
+    `overall`, `field=` and `term=` are over the files of minimal pairs that every evaluated checkpoint of the run has:
+    a curve whose points are over different pairs would say nothing.
+    """
+    groups: dict[tuple[str, int | None], list[Result]] = defaultdict(list)
     for result in read_results(run / "evaluations"):
-        facts = result.checkpoint
-        groups[facts.weights, facts.step][result.table_suite, result.name, str(result.settings)] = result
-    ordered = sorted(groups.items(), key=lambda item: (item[0][1] or 0, item[0][0]))
-    return [(next(iter(members.values())), value) for _, members in ordered for value in values_of(members.values())]
+        groups[result.checkpoint.weights, result.checkpoint.step].append(result)
+    ordered = [members for _, members in sorted(groups.items(), key=lambda item: (item[0][1] or 0, item[0][0]))]
+    everywhere = _files_of_all(ordered)
+    found: list[tuple[Result, ItemValue]] = []
+    for members in ordered:
+        shared = [result for result in members if _pair_file(result) in everywhere]
+        single = [_with_files_only(result) for result in members if _pair_file(result) not in everywhere]
+        found += [(members[0], value) for value in values_of([*single, *shared])]
+    return found
+
+
+def _pair_file(result: Result) -> tuple[str, str, str]:
+    """What tells one file of minimal pairs from another: its suite, name and content."""
+    return result.table_suite, result.name, str(result.settings.get("input"))
+
+
+def _files_of_all(checkpoints: Sequence[Sequence[Result]]) -> set[tuple[str, str, str]]:
+    """Return the files of minimal pairs that all checkpoints with pairs of that suite were evaluated on."""
+    files = [{_pair_file(r) for r in members if r.suite == "minimal_pairs"} for members in checkpoints]
+    suites = {suite for found in files for suite, _, _ in found}
+    return {
+        file
+        for suite in suites
+        for file in set.intersection(*(found for found in files if any(entry[0] == suite for entry in found)))
+        if file[0] == suite
+    }
+
+
+def _with_files_only(result: Result) -> Result:
+    return msgspec.structs.replace(result, counts=[count for count in result.counts if count.group == "file"])
 
 
 def condition_names(configs: Mapping[str, ExperimentConfig]) -> dict[str, str]:
@@ -129,6 +160,18 @@ def condition_names(configs: Mapping[str, ExperimentConfig]) -> dict[str, str]:
     return names
 
 
+def check_table_name(path: Path) -> None:
+    """Refuse a name that says no kind of table, before anything is computed.
+
+    Raises:
+        ConfigError: Another suffix, or parquet without pyarrow.
+    """
+    if path.suffix not in WRITERS:
+        raise ConfigError(f"{path}: a table is written as {' or '.join(WRITERS)}")
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ConfigError("a parquet table needs pyarrow: install foundry-data[parquet]")
+
+
 def write_table(rows: Sequence[TableRow], path: Path) -> Path:
     """Write the table as CSV or parquet, by the suffix of `path`.
 
@@ -136,10 +179,8 @@ def write_table(rows: Sequence[TableRow], path: Path) -> Path:
         ConfigError: Another suffix, or parquet without pyarrow.
         StorageError: The disk refuses.
     """
-    writers = {".csv": _csv_bytes, ".parquet": _parquet_bytes}
-    if path.suffix not in writers:
-        raise ConfigError(f"{path}: a table is written as {' or '.join(writers)}")
-    data = writers[path.suffix](rows)
+    check_table_name(path)
+    data = WRITERS[path.suffix](rows)
     try:
         fs.make_directories(path.parent)
         fs.write_atomic(path, data)
@@ -174,14 +215,15 @@ def _csv_bytes(rows: Sequence[TableRow]) -> bytes:
 
 
 def _parquet_bytes(rows: Sequence[TableRow]) -> bytes:
-    try:
-        import pyarrow  # optional extra: a large library that CSV does without
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ConfigError("a parquet table needs pyarrow: install foundry-data[parquet]") from error
+    import pyarrow  # optional extra: a large library that CSV does without
+    import pyarrow.parquet
+
     kinds = {"run": "string", "condition": "string", "suite": "string", "item": "string", "value": "float64"}
     schema = pyarrow.schema([(name, kinds.get(name, "int64")) for name in COLUMNS])
     table = pyarrow.Table.from_pylist([row._asdict() for row in rows], schema=schema)
     buffer = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(table, buffer)
     return buffer.getvalue().to_pybytes()
+
+
+WRITERS = {".csv": _csv_bytes, ".parquet": _parquet_bytes}

@@ -70,8 +70,10 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Measure checkpoints of RUNs; what was measured on the same weights before is not computed again."""
-    from foundry_train.results_table import long_table, write_table
+    from foundry_train.results_table import check_table_name, long_table, write_table
 
+    if table is not None:
+        check_table_name(table)
     choices = {
         "minimal_pairs": tuple(minimal_pairs),
         "method": method,
@@ -84,11 +86,11 @@ def evaluate(
     }
     report = evaluated(runs, choices, checkpoints=checkpoints, start=start, device=device, results=results)
     rows = long_table(report.evaluated)
-    if table is not None:
+    if table is not None and rows:
         write_table(rows, table)
     if json:
         say_json([row._asdict() for row in rows])
-    else:
+    elif rows:
         _show(report, rows, table)
     report.raise_failure()
 
@@ -101,16 +103,19 @@ def evaluated(
 
     from foundry_cli.reporters import make_reporter
     from foundry_cli.targets import find_run
-    from foundry_config import ConfigError
+    from foundry_config import ConfigError, did_you_mean
     from foundry_train.evaluate_runs import evaluate as evaluate_models
     from foundry_train.evaluation_suites import Suites
 
-    if start not in {"auto", "bos", "eos"}:
-        raise ConfigError(f"--start {start!r} is none of auto, bos, eos")
-    try:
-        suites = msgspec.convert(choices, Suites)
-    except msgspec.ValidationError as error:
-        raise ConfigError(str(error)) from error
+    for option, value, known in (
+        ("--start", start, ("auto", "bos", "eos")),
+        ("--method", choices["method"], ("sentence", "one_prefix", "two_prefix")),
+        ("--text-documents", choices["text_documents"], ("file", "line", "paragraph")),
+        ("--unknown", choices["unknown"], ("refuse", "score")),
+    ):
+        if value not in known:
+            raise ConfigError(f"{option} {value!r} is none of {', '.join(known)}.{did_you_mean(value, known)}")
+    suites = msgspec.convert(choices, Suites)
     targets = [find_run(run) if run.is_file() else run for run in runs]
     reporter = make_reporter(every_steps=1)
     try:
@@ -134,8 +139,8 @@ def _show(report: "EvaluationReport", rows: "list[TableRow]", table: Path | None
         say(f"  ... and {count(len(cells) - LINES_SHOWN)} more; --table results.csv or --json has them all")
     kept = sum(not item.computed for item in report.evaluated)
     say(f"{count(len(report.evaluated))} results, {count(kept)} of them from before")
-    for folder in sorted({str(item.folder.parent) for item in report.evaluated}):
-        say(f"  {folder}")
+    for folder in sorted({str(item.folder.parent.parent) for item in report.evaluated}):
+        say(f"  {folder}/*")
     if table is not None:
         say(f"table: {table}")
 
