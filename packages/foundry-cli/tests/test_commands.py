@@ -13,6 +13,7 @@ from foundry_cli.commands.preprocess import _parse_shard
 from foundry_cli.corpus_estimate import bytes_per_token, estimate_corpus, sequences_of
 from foundry_cli.experiments import load_experiment
 from foundry_config import ConfigError
+from foundry_train.findings import Finding, VerifyReport
 
 TEXTS = "\n".join(f"line {number} of a small corpus about nothing in particular" for number in range(400))
 
@@ -236,6 +237,19 @@ def test_verify_of_a_folder_that_is_nothing_says_so(foundry, tmp_path):
     (tmp_path / "empty").mkdir()
 
     assert foundry("verify", tmp_path / "empty").code == 4
+
+
+def test_verify_against_another_run_does_not_call_a_sound_run_damaged(foundry, project, monkeypatch):
+    differs = Finding(True, "step 3", "loss differs first here", of_comparison=True)
+    monkeypatch.setattr(
+        "foundry_cli.commands.verify.verified", lambda *_, **__: VerifyReport(2, 9, 10, None, (differs,))
+    )
+
+    answer = foundry("verify", "runs/a", "--against", "runs/b")
+
+    assert answer.code == 4
+    assert "runs/a is sound, and is not the same as runs/b:\n  step 3: loss differs" in answer.err
+    assert "all as they should be" in answer.out and "NOT" not in answer.out
 
 
 def test_export_and_report_want_a_place(foundry, run_folder):

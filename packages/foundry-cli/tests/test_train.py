@@ -1,13 +1,14 @@
 """`foundry train`: what reaches the trainer, and what is said at the end; the training itself is a stand-in."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from foundry_cli.commands.train import deaf_to_hangup
+from foundry_cli.commands.train import deaf_to_hangup, ending_with_its_code
 from foundry_cli.summary import facts, headline, next_commands, program, shown_path
 from foundry_config import CheckpointError
 from foundry_train.summary import TrainingSummary
@@ -67,6 +68,27 @@ def test_a_fork_of_what_does_not_exist_is_refused(foundry, trainer, run_folder, 
 
     assert answer.code == 4
     assert word in answer.err
+
+
+def test_a_fork_goes_on_without_the_run_that_it_came_from(foundry, trainer, tmp_path):
+    (tmp_path / "runs/mine/checkpoints/step-00000016/trainer").mkdir(parents=True)
+
+    answer = foundry("train", "--fork", "runs/no@4", "--set", "training.output_dir=runs/mine")
+
+    assert answer.code == 0
+    assert trainer.calls[-1][2]["fork"].name == "no"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_while_pytorch_is_loaded_ends_at_once_with_its_code(number):
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        with ending_with_its_code():
+            os.kill(os.getpid(), number)
+        os._exit(0)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
 
 
 def test_the_first_line_comes_before_the_config_is_read(foundry, trainer):

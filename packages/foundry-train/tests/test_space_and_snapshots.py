@@ -34,17 +34,19 @@ def test_a_schedule_that_does_not_fit_is_refused_with_the_arithmetic(
     sizes = CheckpointSizes(weights=500_000_000, full=1_490_000_000)
 
     with pytest.raises(StorageError) as raised:
-        check_space(tmp_path / "not/yet", sizes, milestones=12, milestone_kind="weights", keep=2)
+        check_space(tmp_path / "not/yet", sizes, milestones=12, milestone_kind="weights", full=3, steps=100_000)
 
     assert raised.value.exit_code == 7
-    assert "12 milestones x 0.50 GB + 3 full x 1.49 GB + 0.07 GB = 10.54 GB needed, 3.20 GB free" in str(raised.value)
+    assert "12 milestones x 0.50 GB + 3 full x 1.49 GB + 0.05 GB of metrics = 10.52 GB needed, 3.20 GB free" in str(
+        raised.value
+    )
 
 
 def test_a_schedule_that_fits_says_what_it_needs(tmp_path: Path) -> None:
     sizes = CheckpointSizes(weights=10, full=30)
 
-    weights = check_space(tmp_path, sizes, milestones=4, milestone_kind="weights", keep=2)
-    full = check_space(tmp_path, sizes, milestones=4, milestone_kind="full", keep=2)
+    weights = check_space(tmp_path, sizes, milestones=4, milestone_kind="weights", full=3, steps=1)
+    full = check_space(tmp_path, sizes, milestones=4, milestone_kind="full", full=3, steps=1)
 
     assert full - weights == 80
 

@@ -71,16 +71,25 @@ def find_checkpoint(run: Path, which: str) -> "CheckpointInfo":
     raise CheckpointError(f"{run} holds no checkpoint {which!r}; it has {'... ' if len(found) > 8 else ''}{names}")
 
 
-def find_fork(text: str) -> Path:
+def find_fork(text: str, *, child: Path) -> Path:
     """Return the checkpoint folder that `RUN@STEP` names (or `RUN@LABEL`), or the run folder of a bare `RUN`.
+
+    Args:
+        text: What to fork from.
+        child: The fork; once it has a full checkpoint of its own, it goes on from there, and the source may be gone.
 
     Raises:
         CheckpointError: There is no such run or checkpoint.
     """
     name, at, which = text.rpartition("@")
-    if not at:
-        return find_run(Path(text)).resolve()
-    return find_checkpoint(find_run(Path(name)), which).path.resolve()
+    try:
+        if not at:
+            return find_run(Path(text)).resolve()
+        return find_checkpoint(find_run(Path(name)), which).path.resolve()
+    except CheckpointError:
+        if not any((child / CHECKPOINTS).glob("step-*/trainer")):
+            raise
+        return Path(name if at else text).resolve()
 
 
 def base_dir_of(run: Path) -> Path:

@@ -9,6 +9,8 @@ class Finding(NamedTuple):
     is_error: bool
     where: str
     message: str
+    of_comparison: bool = False
+    """Says how another run differs, not that something is wrong with this one."""
 
     def __str__(self) -> str:
         return f"{'error' if self.is_error else 'note'}: {self.where}: {self.message}"

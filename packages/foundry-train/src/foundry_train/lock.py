@@ -55,6 +55,13 @@ class RunLock:
             _held.discard(self._key)
             self._close()
 
+    def is_in_place(self) -> bool:
+        """Whether the lock file is still the one that was locked; a deleted or replaced one protects nothing."""
+        try:
+            return _identity((self._run_dir / LOCK_NAME).stat()) == self._key
+        except OSError:
+            return False
+
     def _close(self) -> None:
         if self._fd is not None:
             with contextlib.suppress(OSError):  # even then the system frees descriptor and lock

@@ -13,6 +13,7 @@ from foundry_data.packing import Rows
 from foundry_data.torch_loader import BatchStream
 from foundry_train.distributed import World
 from foundry_train.run_dir import RunDirectory
+from foundry_train.space import storage_error
 from foundry_train.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -67,8 +68,16 @@ def make_plan(source: BatchSource) -> TrainingPlan:
 
 
 def write_plan(run: RunDirectory, plan: TrainingPlan) -> None:
-    """Write plan.json."""
-    fs.write_atomic(run.path / PLAN_NAME, msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+    """Write plan.json.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    path = run.path / PLAN_NAME
+    try:
+        fs.write_atomic(path, msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+    except OSError as error:
+        raise storage_error(error, path) from error
 
 
 def check_tokenizer(config: ExperimentConfig, tokenizer: Any) -> None:

@@ -1,14 +1,27 @@
 """Put a damaged checkpoint aside, with the reason, so that a person can look at it; nothing is ever deleted here."""
 
+import json
 import logging
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 from foundry_data import fs
 from foundry_train.checkpoint_names import QUARANTINE
 from foundry_train.manifest import canonical_bytes
 
 logger = logging.getLogger(__name__)
+
+_UNKNOWN_REASON = "the reason is not known"
+
+
+class PutAside(NamedTuple):
+    """A checkpoint in quarantine."""
+
+    name: str
+    reason: str
+    is_full: bool
+    """Whether a run could have gone on from it."""
 
 
 def quarantine(folder: Path, reason: str) -> Path:
@@ -33,3 +46,17 @@ def quarantine(folder: Path, reason: str) -> Path:
     except OSError as error:
         logger.warning("%s: the reason could not be written beside it: %s", target, error.strerror)
     return target
+
+
+def quarantined(checkpoints: Path) -> list[PutAside]:
+    """Return what lies in quarantine, with the reasons, by name."""
+    shelf = checkpoints / QUARANTINE
+    folders = sorted(path for path in shelf.iterdir() if path.is_dir()) if shelf.is_dir() else []
+    return [PutAside(folder.name, _reason_of(folder), (folder / "trainer").exists()) for folder in folders]
+
+
+def _reason_of(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "reason.json").read_bytes())["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return _UNKNOWN_REASON

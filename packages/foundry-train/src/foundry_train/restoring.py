@@ -90,7 +90,10 @@ def _load_weights(folder: Path, manifest: Manifest, model: nn.Module) -> None:
         found |= set(_load_proven(folder, name, manifest, targets).tensors)
     missing = sorted(set(targets) - found)
     if missing:
-        raise ResumeMismatchError(f"{folder.name} does not hold the model's {', '.join(missing[:3])}")
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ResumeMismatchError(
+            f"{folder.name} does not hold the model's {names}; use the config that it was saved with"
+        )
 
 
 def _load_proven(folder: Path, name: str, manifest: Manifest, targets: dict[str, torch.Tensor] | None = None) -> Loaded:

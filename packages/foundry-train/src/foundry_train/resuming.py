@@ -10,9 +10,10 @@ import torch
 from foundry_config.errors import CheckpointError, ResumeMismatchError
 from foundry_train.checkpoint_list import CheckpointInfo, describe, list_checkpoints
 from foundry_train.checkpointing import CheckpointManager
-from foundry_train.lineage import fingerprint_changes
+from foundry_train.lineage import fingerprint_changes, read_events
 from foundry_train.manifest import Manifest, ParentLink
 from foundry_train.optimizers import OptimizerGroup
+from foundry_train.quarantine import quarantined
 from foundry_train.restoring import DamagedCheckpointError, Parts, restore_full
 from foundry_train.run_dir import parse_resume
 from foundry_train.state import TrainState
@@ -44,7 +45,7 @@ def begin(
     """Load what there is to go on from; a fresh `TrainState` if there is nothing.
 
     Raises:
-        CheckpointError: Checkpoints exist or were asked for, and none is valid.
+        CheckpointError: Checkpoints exist, existed or were asked for, and none is valid.
         ResumeMismatchError: The machine or its libraries would give other bits, and that was not allowed.
     """
     step = parse_resume(resume)
@@ -53,6 +54,8 @@ def begin(
         _check_exists(manager, step)
         manager.rewind(step)
     elif all(info.kind == "weights" and info.problem is None for info in manager.list()):
+        if resume != "never":
+            _check_nothing_was_lost(manager)
         return _from_scratch(manager, resume)
     state = manager.restore(model, optimizer, scaler, step=step)
     info = next(info for info in manager.list() if info.step == state.step)
@@ -73,22 +76,38 @@ def fork_source(path: Path) -> CheckpointInfo:
         infos = [describe(folder, int(name.removeprefix("step-")) if name.startswith("step-") else 0)]
     else:
         infos = list_checkpoints(folder) if folder.is_dir() else []
-    usable = [info for info in infos if info.kind == "full" and info.problem is None]
+    usable = [info for info in infos if _is_usable(info)]
     if not usable:
         reasons = "; ".join(f"{info.path.name}: {info.problem or info.kind + ' only'}" for info in infos)
-        raise CheckpointError(f"--fork {path}: no full checkpoint to start from ({reasons or 'nothing there'})")
+        raise CheckpointError(
+            f"--fork {path}: no full checkpoint to start from ({reasons or 'nothing there'}); the run has full ones of "
+            f"the steps {_usable_steps(folder)}, and training.milestones: full makes every milestone one"
+        )
     return usable[-1]
 
 
+def has_own_full(manager: CheckpointManager) -> bool:
+    """Whether the run holds a full checkpoint, sound or not, so that it goes on from its own and not from a fork's."""
+    return any(info.kind != "weights" for info in manager.list())
+
+
 def begin_fork(
-    source: CheckpointInfo, model: torch.nn.Module, optimizer: OptimizerGroup, scaler: Any, *, data_digest: str
+    manager: CheckpointManager,
+    source: CheckpointInfo,
+    model: torch.nn.Module,
+    optimizer: OptimizerGroup,
+    scaler: Any,
+    *,
+    data_digest: str,
 ) -> Beginning:
     """Load the checkpoint of another run; on other data, the data order begins anew.
 
     Raises:
-        CheckpointError: It is damaged.
+        CheckpointError: It is damaged, or the fork has lost checkpoints of its own.
         ResumeMismatchError: It belongs to another model or optimizer.
     """
+    manager.clean_up()
+    _check_nothing_was_lost(manager)
     try:
         state = restore_full(source, Parts(model, optimizer, None, scaler))
     except DamagedCheckpointError as error:
@@ -130,6 +149,36 @@ def _check_exists(manager: CheckpointManager, step: int) -> None:
     if step not in steps:
         known = ", ".join(map(str, steps)) or "none"
         raise CheckpointError(f"--resume step={step}: there is no full checkpoint of that step; there are: {known}")
+
+
+def _check_nothing_was_lost(manager: CheckpointManager) -> None:
+    """Never begin anew, silently, a run that has saved full checkpoints which are now damaged or gone.
+
+    Raises:
+        CheckpointError: It has; names those in quarantine with their reasons.
+    """
+    events = read_events(manager.run_dir)
+    saved = [int(event["step"]) for event in events if event.get("event") == "save" and event.get("kind") == "full"]
+    aside = quarantined(manager.checkpoints)
+    if not saved and not any(folder.is_full for folder in aside):
+        return
+    lines = "".join(f"\n  .quarantine/{folder.name}: {folder.reason}" for folder in aside)
+    last = f", the last at step {saved[-1]}" if saved else ""
+    raise CheckpointError(
+        f"no full checkpoint is left in {manager.checkpoints}, although the run has saved some{last}{lines}\n"
+        "Restore one of them from a copy, or start again in another training.output_dir"
+    )
+
+
+def _is_usable(info: CheckpointInfo) -> bool:
+    return info.kind == "full" and info.problem is None
+
+
+def _usable_steps(folder: Path) -> str:
+    """The steps of the full checkpoints in the run that `folder`, one of its checkpoints or all of them, belongs to."""
+    checkpoints = folder if folder.name == "checkpoints" else folder.parent
+    infos = list_checkpoints(checkpoints) if checkpoints.is_dir() else []
+    return ", ".join(str(info.step) for info in infos if _is_usable(info)) or "(none)"
 
 
 def _from_scratch(manager: CheckpointManager, resume: str) -> Beginning:

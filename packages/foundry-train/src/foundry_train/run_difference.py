@@ -58,7 +58,7 @@ def _compare_metrics(run: Path, other: Path) -> Iterator[Finding]:
         if different:
             key = next((key for key in different if key in _OF_THE_BATCH), different[0])
             what = "the batch" if key in _OF_THE_BATCH else key
-            yield Finding(True, f"step {step}", f"{what} differs first here ({key}: {a[key]} and {b[key]})")
+            yield Finding(True, f"step {step}", f"{what} differs first here ({key}: {a[key]} and {b[key]})", True)
             return
     yield Finding(False, str(other), f"{len(common)} steps compared: same losses, gradient norms and batches")
 
@@ -69,9 +69,9 @@ def _compare_weights(mine: CheckpointInfo, other: CheckpointInfo) -> Finding | N
     try:
         a, b = tensors_of(mine), tensors_of(other)
     except (CheckpointError, OSError) as error:
-        return Finding(True, mine.path.name, f"the weights differ, and one side cannot be read: {error}")
+        return Finding(True, mine.path.name, f"the weights differ, and one side cannot be read: {error}", True)
     only = sorted(a.keys() ^ b.keys())
     if only:
-        return Finding(True, mine.path.name, f"only one of the runs has the tensor {only[0]!r}")
+        return Finding(True, mine.path.name, f"only one of the runs has the tensor {only[0]!r}", True)
     name = next(n for n in sorted(a) if a[n].shape != b[n].shape or not torch.equal(a[n], b[n]))
-    return Finding(True, mine.path.name, f"the weights differ first here, in the tensor {name!r}")
+    return Finding(True, mine.path.name, f"the weights differ first here, in the tensor {name!r}", True)

@@ -21,7 +21,7 @@ from typing import Any, Self
 import msgspec
 
 from foundry_config import ExperimentConfig, FieldChange, canonical_json, config_digest, config_from_dict, diff_configs
-from foundry_config.errors import CheckpointError, ConfigError, FoundryError, ResumeMismatchError
+from foundry_config.errors import CheckpointError, ConfigError, FoundryError, ResumeMismatchError, StorageError
 from foundry_data import fs
 from foundry_train.checkpoint_list import CheckpointInfo
 from foundry_train.checkpoint_names import step_folders
@@ -117,6 +117,11 @@ class RunDirectory:
         return self.record.run_id
 
     @property
+    def is_fork(self) -> bool:
+        """Whether the run began at a checkpoint of another one."""
+        return self.record is not None and self.record.parent is not None
+
+    @property
     def status(self) -> Mapping[str, Any]:
         """Content of status.json."""
         return self._status
@@ -131,6 +136,7 @@ class RunDirectory:
         if self.record is not None:
             self._compare("training data", self.record.data, data_digest)
             self._compare("tokenizer", self.record.tokenizer, tokenizer_digest)
+            self._compare_parent(self.record.parent, parent)
         record = self.record or RunRecord(
             format=FORMAT,
             run_id=str(uuid.uuid4()),
@@ -142,7 +148,7 @@ class RunDirectory:
         )
         try:
             if self.record is None:
-                _create(self.path / "run.json", canonical_bytes(msgspec.to_builtins(record)) + b"\n")
+                fs.write_atomic(self.path / "run.json", canonical_bytes(msgspec.to_builtins(record)) + b"\n")
             _write_if_changed(self.path / "config.json", canonical_json(self.config) + b"\n")
         except OSError as error:
             raise storage_error(error, self.path) from error
@@ -218,7 +224,13 @@ class RunDirectory:
             raise storage_error(error, self._metrics.path) from error
 
     def before_save(self) -> None:
-        """Make the metrics up to a checkpoint as durable as the checkpoint; failing is a warning."""
+        """Make the metrics up to a checkpoint as durable as the checkpoint; failing is a warning.
+
+        Raises:
+            StorageError: The directory was removed, moved or replaced: a checkpoint there would belong to no run.
+        """
+        if not self._lock.is_in_place():
+            raise StorageError(f"{self.path} was removed, moved or replaced while the run was writing into it")
         try:
             self._metrics.sync()
         except OSError as error:
@@ -250,8 +262,12 @@ class RunDirectory:
     def _check(self, resume: str, allow_numeric_drift: bool) -> None:
         saved = [step for step, _ in step_folders(self.checkpoints)]
         if (self.path / "run.json").exists():
-            self.record = _read_record(self.path / "run.json")
-            self._compare_config(allow_numeric_drift)
+            record = _read_record(self.path / "run.json")
+            if (
+                saved or self.attempt > 1
+            ):  # else it never began, so there is nothing that a corrected config could spoil
+                self.record = record
+                self._compare_config(allow_numeric_drift)
         elif saved:
             raise ResumeMismatchError(
                 f"{self.path} holds checkpoints but no run.json: it was not made by `foundry train`, or is damaged; "
@@ -298,7 +314,20 @@ class RunDirectory:
 
     def _compare(self, what: str, old: str, new: str) -> None:
         if old != new:
-            raise ResumeMismatchError(f"the {what} of {self.path} changed: {old} -> {new}\n{_OTHER_RUN}")
+            fields = "".join(
+                f"\n  {change}" for change in self.changes if change.path.startswith(("data.", "tokenizer."))
+            )
+            raise ResumeMismatchError(f"the {what} of {self.path} changed: {old} -> {new}{fields}\n{_OTHER_RUN}")
+
+    def _compare_parent(self, old: ParentLink | None, new: ParentLink | None) -> None:
+        """A run stays the fork that it was made as; without a wish (`new` is None) it goes on as that."""
+        if new is None or (old is not None and (old.run_id, old.step) == (new.run_id, new.step)):
+            return
+        origin = "began at step 0" if old is None else f"is a fork of step {old.step} of the run {old.run_id}"
+        raise ResumeMismatchError(
+            f"{self.path} {origin}, not of step {new.step} of the run {new.run_id}; "
+            "choose another training.output_dir for the fork, or leave --fork out to go on"
+        )
 
     def _count_attempt(self, from_step: int | None) -> dict[str, int] | None:
         if from_step is None:
@@ -350,13 +379,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
-
-
-def _create(path: Path, data: bytes) -> None:
-    """Write a file that must not exist yet, so that it is there whole or not at all."""
-    if path.exists():
-        raise FileExistsError(17, "it exists already", str(path))
-    fs.write_atomic(path, data)
 
 
 def _write_if_changed(path: Path, data: bytes) -> None:

@@ -1,6 +1,6 @@
 """Ask the disk for room before it is needed: for the whole schedule before training, for each save before it starts.
 
-12 milestones x 0.50 GB + 3 full x 1.49 GB + 0.07 GB = 10.5 GB needed, 3.2 GB free on the volume of runs/a
+12 milestones x 0.50 GB + 3 full x 1.49 GB + 0.05 GB of metrics = 10.5 GB needed, 3.2 GB free on the volume of runs/a
 """
 
 import errno
@@ -15,7 +15,9 @@ from foundry_data import fs
 from foundry_model.pretrained import model_state
 from foundry_train.tensor_tree import optimizers_of
 
-MARGIN_BYTES = 64 * 2**20  # metrics, logs, tokenizer files
+FULL_OR_READ_ONLY = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_RUN_BYTES = 2**20  # run.json, environment.json, lineage ...
+_STEP_BYTES = 512  # of metrics.jsonl; a line has some 350
 _STATE_PER_PARAMETER = {"AdamW": 2, "Adam": 2, "SGD": 1, "Muon": 1, "Adafactor": 1}  # tensors of a parameter's size
 _DEFAULT_STATE = 2
 
@@ -27,9 +29,15 @@ class CheckpointSizes(NamedTuple):
     full: int
 
 
-def checkpoint_sizes(model: nn.Module, optimizer: object) -> CheckpointSizes:
-    """Estimate the sizes of checkpoints, also before the optimizer holds any state."""
-    weights = sum(_bytes(tensor) for tensor in model_state(model).values())
+def checkpoint_sizes(model: nn.Module, optimizer: object, *, beside: int = 0) -> CheckpointSizes:
+    """Estimate the sizes of checkpoints, also before the optimizer holds any state.
+
+    Args:
+        model: Its weights are in every checkpoint.
+        optimizer: Its state is in the full ones.
+        beside: Bytes of tokenizer and other small files.
+    """
+    weights = beside + sum(_bytes(tensor) for tensor in model_state(model).values())
     state = 0
     for member in optimizers_of(optimizer):
         held = sum(_bytes(v) for entry in member.state.values() for v in entry.values() if isinstance(v, torch.Tensor))
@@ -39,28 +47,32 @@ def checkpoint_sizes(model: nn.Module, optimizer: object) -> CheckpointSizes:
     return CheckpointSizes(weights, weights + state)
 
 
-def check_space(run_dir: Path, sizes: CheckpointSizes, *, milestones: int, milestone_kind: str, keep: int) -> int:
-    """Check that a whole schedule fits on the volume of `run_dir`; returns the bytes it needs.
+def check_space(
+    run_dir: Path, sizes: CheckpointSizes, *, milestones: int, milestone_kind: str, full: int, steps: int
+) -> int:
+    """Check that what is left of a schedule fits on the volume of `run_dir`; returns the bytes it needs.
 
     Args:
         run_dir: The run, or where it will be.
         sizes: Of one checkpoint.
-        milestones: Scheduled checkpoints still to be written.
+        milestones: Scheduled checkpoints still to be written, the one of the last step left out.
         milestone_kind: `weights` or `full`.
-        keep: Rolling full checkpoints that are kept; one more is there while it is being written.
+        full: Full checkpoints beside those that will be there at once and are not there yet.
+        steps: Updates still to be made.
 
     Raises:
         StorageError: There is not enough room; the message shows the arithmetic.
     """
     each = sizes.full if milestone_kind == "full" else sizes.weights
-    needed = milestones * each + (keep + 1) * sizes.full + MARGIN_BYTES
+    metrics = _RUN_BYTES + steps * _STEP_BYTES
+    needed = milestones * each + full * sizes.full + metrics
     free = free_bytes(run_dir)
     if needed > free:
-        sum_text = f"{milestones} milestones x {gigabytes(each)} + {keep + 1} full x {gigabytes(sizes.full)}"
+        sum_text = f"{milestones} milestones x {gigabytes(each)} + {full} full x {gigabytes(sizes.full)}"
         raise StorageError(
-            f"the checkpoints of this run do not fit: {sum_text} + {gigabytes(MARGIN_BYTES)} = {gigabytes(needed)} "
-            f"needed, {gigabytes(free)} free on the volume of {run_dir}; free some space, schedule fewer checkpoints, "
-            "lower training.keep_checkpoints, or set training.milestones: weights"
+            f"the checkpoints of this run do not fit: {sum_text} + {gigabytes(metrics)} of metrics = "
+            f"{gigabytes(needed)} needed, {gigabytes(free)} free on the volume of {run_dir}; free some space, "
+            "schedule fewer checkpoints, lower training.keep_checkpoints, or set training.milestones: weights"
         )
     return needed
 

@@ -1,6 +1,7 @@
 """What a run came to, in one record, read from what the run has written: for people, for scripts, as summary.json."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from foundry_train.checkpointing import CheckpointManager
 from foundry_train.evaluation_hook import TEST
 from foundry_train.memory import peak_resident_bytes
 from foundry_train.metrics_log import read_metrics
+
+logger = logging.getLogger(__name__)
 
 SUMMARY_NAME = "summary.json"
 
@@ -117,9 +120,13 @@ def is_complete(run_dir: Path, plan: TrainingPlan, manager: CheckpointManager) -
 
 
 def write_summary(summary: TrainingSummary) -> None:
-    """Write summary.json into the run directory."""
+    """Write summary.json into the run directory; a disk that refuses is a warning, since the run itself is saved."""
+    path = summary.run_dir / SUMMARY_NAME
     values = msgspec.to_builtins(summary, enc_hook=str)
-    fs.write_atomic(summary.run_dir / SUMMARY_NAME, json.dumps(values, indent=2).encode() + b"\n")
+    try:
+        fs.write_atomic(path, json.dumps(values, indent=2).encode() + b"\n")
+    except OSError as error:
+        logger.warning("%s could not be written: %s", path, error.strerror or error)
 
 
 def _test_fields(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

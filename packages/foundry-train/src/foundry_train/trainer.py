@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from foundry_config import ExperimentConfig, ExperimentPaths, TrainingPlan, config_digest
-from foundry_config.errors import FoundryError, MemoryExhaustedError
+from foundry_config.errors import CheckpointError, FoundryError, MemoryExhaustedError
 from foundry_data.processor import DataProcessor, PreparedData
 from foundry_train.build import Build, build, describe_build
+from foundry_train.checkpoint_files import model_files, tokenizer_files
 from foundry_train.checkpoint_list import CheckpointInfo
 from foundry_train.checkpointing import CheckpointManager
 from foundry_train.distributed import World, open_world
@@ -27,18 +28,22 @@ from foundry_train.environment import environment_snapshot, get_git_commit_hash
 from foundry_train.hooks import Hook
 from foundry_train.loop import LoopEnd, TrainingLoop, stop_request
 from foundry_train.loop_assembly import assemble_loop
+from foundry_train.manifest import ParentLink
 from foundry_train.memory import is_out_of_memory
 from foundry_train.planning import BatchSource, check_tokenizer, describe_plan, make_plan, write_plan
 from foundry_train.process_setup import describe_batch, set_up_process
 from foundry_train.progress import PlainReporter, Reporter, Reporters
-from foundry_train.resuming import Beginning, begin, begin_fork, fork_source, parent_link
+from foundry_train.resuming import Beginning, begin, begin_fork, fork_source, has_own_full, parent_link
 from foundry_train.run_dir import RunDirectory, parse_resume
 from foundry_train.run_logs import RAISED, Console, run_logging
 from foundry_train.session import Session
 from foundry_train.signals import StopSignals
+from foundry_train.space import FULL_OR_READ_ONLY, check_space, checkpoint_sizes, storage_error
 from foundry_train.summary import TrainingSummary, is_complete, summarize, write_summary
 
 logger = logging.getLogger(__name__)
+
+MAX_SMALL_FILES = 16 * 2**10  # manifest, headers, generators: bytes of a checkpoint that are no tensors
 
 
 class Trainer:
@@ -94,15 +99,22 @@ class Trainer:
                 return self._train(stack)
         except FoundryError:
             raise
+        except OSError as error:
+            if error.errno not in FULL_OR_READ_ONLY:
+                raise RuntimeError(self._failure(error)) from error
+            raise storage_error(error, self.paths.run) from error
         except Exception as error:
             message = self._failure(error)
             if is_out_of_memory(error):
                 raise MemoryExhaustedError(f"{message}; use a smaller model or batch, or a larger device") from error
             raise RuntimeError(message) from error
 
+    def _step(self) -> int:
+        return self._loop.state.step if self._loop is not None else 0
+
     def _failure(self, error: BaseException) -> str:
-        step = self._loop.state.step if self._loop is not None else 0
-        return f"training failed after step {step}: {type(error).__name__}: {error}"
+        """Say in one message at which step an error came that no user can cause."""
+        return f"training failed after step {self._step()}: {type(error).__name__}: {error}"
 
     def _log_failure(self, kind: Any, error: BaseException | None, trace: Any) -> None:  # noqa: ARG002
         """Leave the reason in the log; whoever called is told by the exception."""
@@ -121,6 +133,7 @@ class Trainer:
             return self._summarize(plan, already_done=True, seconds=time.monotonic() - started)
         built = self._build(session, plan, prepared)
         beginning = self._begin(session, prepared, built)
+        self._check_space(session, plan, prepared, built, beginning)
         test_rows = self._processor.test_rows(prepared)
         loop = assemble_loop(session, prepared, source, plan, built, beginning, test_rows=test_rows)
         self._loop = loop
@@ -160,7 +173,9 @@ class Trainer:
         drift = self.allow_numeric_drift
         run = RunDirectory.open(self.paths.run, self.config, resume=self.resume, allow_numeric_drift=drift)
         stack.enter_context(run)
-        stack.push(functools.partial(_note_failure, run))
+        stack.callback(self._finish_writing)  # before the lock is given back, whatever ends the run
+        stack.push(functools.partial(self._note_failure, run))
+        self._fork_source()  # one that cannot be used is refused before any data are prepared
         snapshot = threading.Thread(
             target=lambda: run.write_environment(environment_snapshot(world.device, self.base_dir)),
             name="environment",
@@ -195,11 +210,10 @@ class Trainer:
         """Fix the data of the run, or refuse data that it was not made from."""
         if session.run is None:
             return
-        source = self._fork_source()
         session.run.bind(
             data_digest=prepared.data_digest,
             tokenizer_digest=prepared.tokenizer_digest,
-            parent=parent_link(source) if source is not None else None,
+            parent=self._fork_parent(),
         )
 
     def _plan(self, session: Session, source: BatchSource) -> TrainingPlan:
@@ -219,6 +233,8 @@ class Trainer:
     def _begin(self, session: Session, prepared: PreparedData, built: Build) -> Beginning:
         """Load what there is to go on from, and write down that this process begins there."""
         run, scaler, fork = session.run, built.precision.scaler, self._fork_source()
+        if run is not None and run.is_fork and fork is None and not has_own_full(self.manager):
+            raise CheckpointError(f"{run.path} is a fork without a full checkpoint of its own yet; give --fork again")
         if run is not None:
             self.manager.set_identity(
                 run_id=run.run_id,
@@ -231,7 +247,8 @@ class Trainer:
                 listener=run,
             )
         if fork is not None:
-            beginning = begin_fork(fork, built.model, built.optimizer, scaler, data_digest=prepared.data_digest)
+            parts = (built.model, built.optimizer, scaler)
+            beginning = begin_fork(self.manager, fork, *parts, data_digest=prepared.data_digest)
         else:
             beginning = begin(
                 self.manager,
@@ -247,8 +264,39 @@ class Trainer:
         return beginning
 
     def _fork_source(self) -> CheckpointInfo | None:
-        """The checkpoint to fork from; a fork that has checkpoints of its own goes on from those."""
-        return None if self.fork is None or self.manager.list() else fork_source(self.fork)
+        """The checkpoint to fork from; a fork that has full checkpoints of its own goes on from those."""
+        return None if self.fork is None or has_own_full(self.manager) else fork_source(self.fork)
+
+    def _fork_parent(self) -> ParentLink | None:
+        """The link to what `--fork` names; None if that is gone and no longer needed."""
+        if self.fork is None:
+            return None
+        try:
+            return parent_link(fork_source(self.fork))
+        except CheckpointError:
+            if not has_own_full(self.manager):
+                raise
+            return None
+
+    def _check_space(
+        self, session: Session, plan: TrainingPlan, prepared: PreparedData, built: Build, beginning: Beginning
+    ) -> None:
+        """Compare the room on the volume with all that is still to be saved."""
+        if session.run is None:
+            return
+        training, here = self.config.training, self.manager.list()
+        done = {info.step for info in here} | {plan.total_steps}
+        rolling = sum(info.kind == "full" and not info.milestone for info in here)
+        small_files = tokenizer_files(None, prepared.tokenizer_dir) | model_files(built.model)
+        beside = sum(map(len, small_files.values())) + MAX_SMALL_FILES
+        check_space(
+            self.paths.run,
+            checkpoint_sizes(built.model, built.optimizer, beside=beside),
+            milestones=sum(milestone.step not in done for milestone in plan.checkpoints),
+            milestone_kind=training.milestones,
+            full=max(1, training.keep_checkpoints + 1 - rolling),  # one more while it is written, or the last one
+            steps=plan.total_steps - beginning.state.step,
+        )
 
     def _note_beginning(self, run: RunDirectory, beginning: Beginning, built: Build) -> None:
         manifest = beginning.manifest
@@ -294,11 +342,19 @@ class Trainer:
             )
         return summary
 
+    def _finish_writing(self) -> None:
+        """Let a save that is being written come to its end; one that fails after the run did is only logged."""
+        self.manager.wait()
+        try:
+            self.manager.raise_pending()
+        except FoundryError as error:
+            logger.error("%s", error)
+
+    def _note_failure(self, run: RunDirectory, kind: Any, error: BaseException | None, trace: Any) -> None:  # noqa: ARG002
+        """Write the reason of a failure into status.json."""
+        if error is not None:
+            reason = f"{type(error).__name__}: {error}"[:2000]
+            run.update_status(phase="failed", step=self._step(), exit_reason=reason)
+
     def _summarize(self, plan: TrainingPlan, **process: Any) -> TrainingSummary:
         return summarize(self.config, self.paths.run, plan, self.manager, **process)
-
-
-def _note_failure(run: RunDirectory, kind: Any, error: BaseException | None, trace: Any) -> None:  # noqa: ARG001
-    """Write the reason of a failure into status.json."""
-    if error is not None:
-        run.update_status(phase="failed", exit_reason=f"{type(error).__name__}: {error}"[:2000])

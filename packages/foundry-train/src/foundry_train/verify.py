@@ -67,6 +67,8 @@ def verify_folder(folder: str | Path) -> VerifyReport:
     folder = Path(folder)
     if (folder / "run.json").is_file():
         return verify_run(folder)
+    if folder.name == "checkpoints" and (folder.parent / "run.json").is_file():
+        return verify_run(folder.parent)
     if (folder / MANIFEST_NAME).is_file():
         info = _describe_export(folder)
         return _report([info], list(_check_one(info)), None)

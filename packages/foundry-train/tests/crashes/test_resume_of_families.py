@@ -1,7 +1,7 @@
 """Real families of transformers resume at every step, bit for bit.
 
-As in `test_resume_everywhere.py`: from each checkpoint of a 16-step run one more step must give the loss, gradient norm,
-weights, moments and generators that the run had.
+As in `test_resume_everywhere.py`: from each checkpoint of a 16-step run one more step must give the loss, gradient
+norm, weights, moments and generators that the run had.
 """
 
 import itertools
@@ -71,7 +71,7 @@ class FamilyRun:
 
     def digests(self) -> tuple[str, ...]:
         tree = export_optimizer(self.model, self.optimizer)
-        weights = {name: tensor for name, tensor in self.model.state_dict().items()}
+        weights = dict(self.model.state_dict())
         scaler = str(self.scaler.state_dict())
         return weights_digest(weights), weights_digest(tree.tensors), scaler, weights_digest(capture_rng().tensors)
 

@@ -94,8 +94,12 @@ def _prune(run: Path, *, keep: int, dry_run: bool) -> None:
     from foundry_train.checkpoint_list import list_checkpoints
     from foundry_train.lock import RunLock
     from foundry_train.retention import removable, remove_checkpoints
+    from foundry_train.space import storage_error
 
-    lock = None if dry_run else RunLock(run)  # a trainer that works in this run must not lose a checkpoint
+    try:
+        lock = None if dry_run else RunLock(run)  # a trainer that works in this run must not lose a checkpoint
+    except OSError as error:
+        raise storage_error(error, run) from error
     try:
         victims = removable(list_checkpoints(run / CHECKPOINTS), keep=keep)
         gone = victims if dry_run else remove_checkpoints(victims)

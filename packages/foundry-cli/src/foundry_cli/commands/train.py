@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,9 +83,9 @@ def train(
     experiment = load_experiment(config, overrides=overrides, base_dir=base_dir)
     if (list_ or index is not None) and not matrix:
         raise ConfigError("--list and --index go with --matrix")
-    source = find_fork(fork) if fork else None
+    source = find_fork(fork, child=experiment.paths.run) if fork else None
     options = {"resume": resume, "fork": source, "allow_numeric_drift": allow_numeric_drift}
-    with deaf_to_hangup():
+    with deaf_to_hangup(), ending_with_its_code():
         if matrix:
             code = train_matrix(experiment, list_only=list_, index=index, as_json=json, **options)
         else:
@@ -137,6 +138,27 @@ def deaf_to_hangup() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@contextlib.contextmanager
+def ending_with_its_code() -> Iterator[None]:
+    """Let a stop signal end the process at once with 128 + its number while the trainer is not there to obey it.
+
+    That is while PyTorch is loaded, which takes seconds, and after the run has ended: there is nothing to save. Not an
+    exception, since a half-made import may swallow it.
+    """
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        os.write(2, f"stopped by {signal.Signals(number).name}; run the same command again to go on\n".encode())
+        os._exit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_training(

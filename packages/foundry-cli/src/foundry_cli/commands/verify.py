@@ -47,8 +47,11 @@ def verify(
     if not report.ok:
         from foundry_config import CheckpointError
 
-        errors = [f"{item.where}: {item.message}" for item in report.findings if item.is_error]
-        raise CheckpointError(f"{run} is not what it claims to be:\n  " + "\n  ".join(errors))
+        errors = [item for item in report.findings if item.is_error]
+        lines = "".join(f"\n  {item.where}: {item.message}" for item in errors)
+        if all(item.of_comparison for item in errors):
+            raise CheckpointError(f"{run} is sound, and is not the same as {against}:{lines}")
+        raise CheckpointError(f"{run} is not what it claims to be:{lines}")
 
 
 def verified(target: Path, *, replay: int, against: Path | None, base_dir: Path | None) -> "VerifyReport":
@@ -76,5 +79,6 @@ def _show(report: "VerifyReport") -> None:
             say(plain(str(finding)))
     if report.replayed:
         say(f"trained again from step {count(report.replayed[0])} to step {count(report.replayed[1])}")
-    state = "all as they should be" if report.ok else "NOT all as they should be"
+    sound = all(item.of_comparison for item in report.findings if item.is_error)
+    state = "all as they should be" if sound else "NOT all as they should be"
     say(f"{count(report.checkpoints)} checkpoints, {count(report.files)} files, {size(report.bytes)}: {state}")
