@@ -10,10 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from foundry_cli import console
 from foundry_cli.figures import count, duration, plain, size
+from foundry_cli.summary import shown_path
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -57,7 +59,7 @@ class LineReporter:
     def stage(self, name: str, detail: str = "") -> None:
         """Begin a part of the work."""
         if (name, detail) != (self._stage, ""):
-            self._line(f"{name}: {detail}" if detail else name)
+            self._line(stage_line(name, detail))
         self._stage = name
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
@@ -103,7 +105,7 @@ class BarReporter:
         self._rate = Rate()
         bars = self._live()
         if detail:
-            bars.console.print(f"{plain(name)}: {plain(detail)}")
+            bars.console.print(plain(stage_line(name, detail)))
         self._task = bars.add_task(plain(name), total=None, figures="")
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
@@ -165,6 +167,13 @@ class Rate:
             return ""
         left = f", left {duration((total - done) * seconds / grown)}" if total else ""
         return f"  ({amount(stage, grown / seconds)}/s{left})"
+
+
+def stage_line(name: str, detail: str) -> str:
+    """Return `"run: runs/quickstart"`: a stage and what it is about, a run as short as it can be typed."""
+    if name == "run":
+        detail = shown_path(Path(detail))
+    return f"{name}: {detail}" if detail else name
 
 
 def amount(stage: str, number: float) -> str:
