@@ -40,7 +40,9 @@ def read_text(text: str, *, format: str, source_name: str, problems: list[Proble
     if root is not None and root.value is not None:
         problems.append(Problem(root.place, "", "a config is a mapping of sections (`data:`, `model:`, ...) to fields"))
     elif len(problems) == before:
-        problems.append(Problem(Place(source, 1, 1), "", "the config is empty; `foundry init` writes one to start from"))
+        problems.append(
+            Problem(Place(source, 1, 1), "", "the config is empty; `foundry init` writes one to start from")
+        )
     return None
 
 
