@@ -69,6 +69,16 @@ def test_validate_accepts_overrides_and_names_all_problems(foundry):
     assert "2 problems" in bad.err
 
 
+def test_a_missing_config_is_answered_with_what_was_probably_meant(foundry, tmp_path, monkeypatch):
+    assert "`foundry init foundry.yaml`" in foundry("validate").err
+    foundry("init", "my.yaml")
+    assert "Did you mean my.yaml?" in foundry("validate", "my.yml").err
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "er")
+    assert "there is one in a folder above: ../../my.yaml" in foundry("validate", "my.yaml").err
+    assert "Did you mean" not in foundry("validate", "other.yaml").err
+
+
 def test_schema_is_json_and_nothing_else(foundry):
     answer = foundry("schema")
 

@@ -78,6 +78,14 @@ def test_lines_spell_control_characters_of_foreign_text(capsys):
     assert capsys.readouterr().err == "corpus \\x1b[31mred\n"
 
 
+def test_the_run_is_shown_as_short_as_it_can_be_typed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    LineReporter(every_steps=1).stage("run", str(tmp_path / "runs" / "a"))
+
+    assert capsys.readouterr().err == "run: runs/a\n"
+
+
 def test_the_bar_shows_steps_stages_and_messages(monkeypatch):
     terminal = io.StringIO()
     monkeypatch.setattr(

@@ -158,6 +158,25 @@ def test_what_is_unknown_is_left_out():
     assert [name for name, _ in facts(bare)] == ["run", "metrics"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"test_step": 350}, "8.3300 -> 4.5000  (90.0 perplexity, 2.100 bits per byte, 12.00 bits per word)"),
+        (
+            {"test_step": 100},
+            "8.3300 -> 4.5000 at step 100  (90.0 perplexity, 2.100 bits per byte, 12.00 bits per word)",
+        ),
+        ({"test_step": 0, "test_loss_after": 8.33}, "8.3300 before training"),
+    ],
+)
+def test_the_held_out_loss_says_of_which_step_it_is(changes, shown):
+    assert dict(facts(summary(**changes)))["held-out loss"] == shown
+
+
+def test_a_run_that_was_done_already_has_no_speed():
+    assert "speed" not in dict(facts(summary(already_done=True)))
+
+
 def test_updates_that_were_left_out_are_counted():
     assert ("left out", "3 updates (not finite)") in facts(summary(nonfinite_skips=3))
 

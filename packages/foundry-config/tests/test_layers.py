@@ -34,6 +34,24 @@ def test_a_file_is_laid_over_what_it_includes(family):
     assert config.training.train_steps == 10
 
 
+@pytest.mark.parametrize(
+    ("below", "override", "expected"),
+    [
+        ("warmup_ratio: 0.1", "training.warmup_steps=3", (3, None)),
+        ("warmup_steps: 5", "training.warmup_ratio=0.2", (None, 0.2)),
+        ("warmup_steps: 5", "training.learning_rate=0.2", (5, None)),
+        ("warmup_steps: null, warmup_ratio: 0.1", "training.warmup_steps=null", (None, 0.1)),
+    ],
+)
+def test_a_warm_up_said_in_one_way_displaces_the_other_way_of_the_layer_below(family, below, override, expected):
+    path = family / "a.yaml"
+    path.write_text(f"include: base.yaml\ntraining: {{{below}}}\n")
+
+    training = load_config(path, overrides=[override], environ={}).training
+
+    assert (training.warmup_steps, training.warmup_ratio) == expected
+
+
 def test_of_several_included_files_later_ones_win_and_formats_mix(family):
     (family / "seed1.toml").write_text("random_seed = 1\n[training]\nepochs = 5.0\n")
     (family / "seed2.json").write_text('{"random_seed": 2}')

@@ -28,7 +28,10 @@ TABLES = [
         (["tokenizer.vocab_size=260"], "260 leaves no entry for text: 4 special tokens + 256 bytes (byte_fallback)"),
         (["tokenizer.user_defined_symbols=[a, b, a]"], "tokenizer.user_defined_symbols[2]: 'a' is listed twice"),
         (["training.train_words=5"], "training.train_words: train_steps already says how long the run is"),
-        (["training.warmup_ratio=0.1"], "training.warmup_ratio: warmup_steps already says"),
+        (
+            ["training.warmup_steps=2", "training.warmup_ratio=0.1"],
+            "training.warmup_ratio: warmup_steps already says",
+        ),
         (["training.warmup_steps=11"], "11 steps of warm-up are longer than the run of train_steps 10"),
         (
             ["training.lr_schedule=wsd", "training.warmup_steps=null", "training.warmup_ratio=0.9"],

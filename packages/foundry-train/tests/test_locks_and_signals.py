@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from foundry_config.errors import RunLockedError
-from foundry_train.lock import RunLock, holder
+from foundry_train.lock import RunLock, holder, living_holder
 from foundry_train.signals import STOPPING, Stopped, StopSignals, exit_code_of
 
 HOLD = """
@@ -37,6 +37,20 @@ def wait_for(process: subprocess.Popen[str], lines: int) -> None:
     assert process.stdout is not None
     for _ in range(lines):
         assert process.stdout.readline()
+
+
+def test_the_holder_of_a_lock_lives_as_long_as_its_process_and_boot(tmp_path: Path) -> None:
+    with_lock = RunLock(tmp_path)
+    info = holder(tmp_path)
+
+    assert living_holder(tmp_path) == info
+
+    for change in ({"start": (info["start"] or 0) + 1}, {"boot_id": "another"}, {"pid": None}):
+        (tmp_path / "lock.info").write_text(json.dumps(info | change))
+        assert living_holder(tmp_path) is None
+    (tmp_path / "lock.info").write_text(json.dumps(info | {"host": "elsewhere", "pid": 1}))
+    assert living_holder(tmp_path) == info | {"host": "elsewhere", "pid": 1}
+    with_lock.release()
 
 
 @pytest.mark.slow

@@ -9,20 +9,17 @@ DEFAULT_CONFIG = Path("foundry.yaml")
 
 ConfigArgument = Annotated[
     Path,
-    typer.Argument(metavar="CONFIG", help="The experiment: a YAML, TOML or JSON file.", show_default="foundry.yaml"),
+    typer.Argument(metavar="CONFIG", help="The experiment: a YAML, TOML or JSON file.", readable=False),
 ]
 RunArgument = Annotated[
     Path,
-    typer.Argument(
-        metavar="RUN", help="A run folder, or the config file of the experiment.", show_default="foundry.yaml"
-    ),
+    typer.Argument(metavar="RUN", help="A run folder, or the config file of the experiment."),
 ]
 ModelArgument = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
         help="A run folder, a checkpoint folder, any Hugging Face model folder, or a config file.",
-        show_default="foundry.yaml",
     ),
 ]
 SetOption = Annotated[

@@ -11,10 +11,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from foundry_cli import console
 from foundry_cli.figures import count, duration, plain, size
+from foundry_cli.summary import shown_path
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -60,7 +62,7 @@ class LineReporter:
     def stage(self, name: str, detail: str = "") -> None:
         """Begin a part of the work."""
         if (name, detail) != (self._stage, ""):
-            self._line(f"{name}: {detail}" if detail else name)
+            self._line(stage_line(name, detail))
         self._stage = name
         self._rate = Rate(self._clock)
 
@@ -108,7 +110,7 @@ class BarReporter:
         self._rate = Rate()
         bars = self._live()
         if detail:
-            bars.console.print(f"{plain(name)}: {plain(detail)}")
+            bars.console.print(plain(stage_line(name, detail)))
         self._task = bars.add_task(plain(name), total=None, figures="")
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
@@ -196,6 +198,13 @@ class Rate:
         made = f", {count((tokens - self._begin[2]) / seconds)} tok/s" if tokens else ""
         left = f", left {duration(max(0, total - done) * seconds / grown)}" if total else ""
         return f"  ({amount(stage, grown / seconds)}/s{made}{left})"
+
+
+def stage_line(name: str, detail: str) -> str:
+    """Return `"run: runs/quickstart"`: a stage and what it is about, a run as short as it can be typed."""
+    if name == "run":
+        detail = shown_path(Path(detail))
+    return f"{name}: {detail}" if detail else name
 
 
 def amount(stage: str, number: float) -> str:

@@ -45,10 +45,10 @@ def headline(summary: "TrainingSummary") -> str:
 def facts(summary: "TrainingSummary") -> list[tuple[str, str]]:
     """Return the lines of the summary as (name, value)."""
     rows = [
-        ("held-out loss", _from_to(summary.test_loss_before, summary.test_loss_after) + _qualities(summary)),
+        ("held-out loss", _held_out(summary)),
         ("training loss", _from_to(summary.first_loss, summary.final_loss)),
         ("seen", f"{count(summary.tokens)} tokens, {count(summary.words)} words" if summary.tokens else ""),
-        ("speed", f"{count(summary.tokens_per_second)} tokens per second" if summary.tokens_per_second else ""),
+        ("speed", _speed(summary)),
         ("memory", f"{size(summary.peak_memory_bytes)} at the peak" if summary.peak_memory_bytes else ""),
         ("left out", _skips(summary)),
         ("sample", one_line(summary.sample, limit=SAMPLE_CHARACTERS) if summary.sample else ""),
@@ -88,6 +88,21 @@ def _from_to(before: float | None, after: float | None) -> str:
     if before is None or after is None:
         return "" if after is None else f"{after:.4f}"
     return f"{before:.4f} -> {after:.4f}"
+
+
+def _held_out(summary: "TrainingSummary") -> str:
+    """Return the loss on the held-out split, and of which step it is if not of the last one."""
+    if summary.test_step == 0 and summary.steps:
+        return f"{summary.test_loss_after:.4f} before training" if summary.test_loss_after is not None else ""
+    place = f" at step {count(summary.test_step)}" if summary.test_step not in (None, summary.steps) else ""
+    return f"{_from_to(summary.test_loss_before, summary.test_loss_after)}{place}{_qualities(summary)}"
+
+
+def _speed(summary: "TrainingSummary") -> str:
+    """Return the average of this process; a run that was complete already went no further and has none."""
+    if summary.already_done or not summary.tokens_per_second:
+        return ""
+    return f"{count(summary.tokens_per_second)} tokens per second"
 
 
 def _qualities(summary: "TrainingSummary") -> str:

@@ -6,10 +6,12 @@ foundry.yaml                                 the run of that experiment
 some/model                                   any folder that transformers can open
 """
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundry_cli.experiments import CONFIG_SUFFIXES, load_experiment, missing_config
 from foundry_config import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -113,8 +115,8 @@ def base_dir_of(run: Path) -> Path:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` is a run: it says so, or it holds checkpoints."""
-    return (folder / "run.json").is_file() or (folder / CHECKPOINTS).is_dir()
+    """Whether `folder` is a run: it says so, it holds checkpoints, or a trainer has at least begun in it."""
+    return any((folder / name).is_file() for name in ("run.json", "status.json")) or (folder / CHECKPOINTS).is_dir()
 
 
 def _chooser(which: str) -> "Callable[[CheckpointInfo], bool]":
@@ -126,17 +128,17 @@ def _chooser(which: str) -> "Callable[[CheckpointInfo], bool]":
 
 
 def _run_of_config(path: Path, base_dir: Path | None) -> Path:
-    from foundry_cli.experiments import load_experiment
-
     run = load_experiment(path, base_dir=base_dir).paths.run
     if not is_run(run):
-        raise CheckpointError(f"{run} does not exist: {path} was not trained yet; run `foundry train {path}` first")
+        raise CheckpointError(
+            f"{path} was not trained yet, there is no run in {run}; run `foundry train {shlex.quote(str(path))}` first"
+        )
     return run
 
 
 def _missing(target: Path) -> CheckpointError | ConfigError:
-    if target.suffix in {".yaml", ".yml", ".toml", ".json"} and not target.exists():
-        return ConfigError(f"{target} does not exist; give a run folder or a config file")
+    if target.suffix.lower() in CONFIG_SUFFIXES and not target.exists():
+        return ConfigError(missing_config(target))
     if not target.exists():
         return CheckpointError(f"{target} does not exist; give a run folder, such as runs/quickstart")
     return CheckpointError(f"{target} is no run: it holds neither run.json nor checkpoints")

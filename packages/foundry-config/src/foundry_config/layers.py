@@ -24,6 +24,7 @@ FORBIDDEN = {  # what cannot stand in a text as it is; in quotes every format ha
     "toml": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]"),
     "json": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]"),
 }
+ALTERNATIVES = (("training", frozenset({"warmup_steps", "warmup_ratio"})),)  # fields that say one thing in two ways
 SUFFIXES = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 
 
@@ -46,7 +47,9 @@ def read_text(text: str, *, format: str, source_name: str, problems: list[Proble
     if root is not None and root.value is not None:
         problems.append(Problem(root.place, "", "a config is a mapping of sections (`data:`, `model:`, ...) to fields"))
     elif len(problems) == before:
-        problems.append(Problem(Place(source, 1, 1), "", "the config is empty"))
+        problems.append(
+            Problem(Place(source, 1, 1), "", "the config is empty; `foundry init` writes one to start from")
+        )
     return None
 
 
@@ -129,6 +132,24 @@ def _squeezed(name: str) -> str:
     return name.upper().replace("__", "_")
 
 
+def lay_over(base: Node, top: Node) -> Node:
+    """Return `base` with all that `top` says laid over it; saying a thing in one way displaces the other way.
+
+    So `--set training.warmup_steps=20` counts although the file has `warmup_ratio: 0.1`, as it would over a file with
+    `warmup_steps: 5`. Both ways in the same layer are left for the rules to refuse.
+    """
+    for section, ways in ALTERNATIVES:
+        below, above = ((node.fields or {}).get(section) for node in (base, top))
+        if below is None or above is None or below.fields is None:
+            continue
+        said = [way for way, child in (above.fields or {}).items() if way in ways and child.value is not None]
+        if len(said) == 1:
+            kept = {key: child for key, child in below.fields.items() if key not in ways}
+            fields = {**(base.fields or {}), section: Node(kept, below.place, below.key)}
+            base = Node(fields, base.place, base.key)
+    return merge(base, top)
+
+
 def read_value(text: str, source: Source, problems: list[Problem]) -> Node | None:
     """Return the tree of one value in YAML, all of it at `source` as a whole; an empty text is null."""
     if FORBIDDEN["yaml"].search(text) or len(text) > MAX_BYTES:
@@ -169,9 +190,9 @@ class ConfigFiles:
             if base is None:
                 self.is_complete = False
             else:
-                merged = base if merged is None else merge(merged, base)
+                merged = base if merged is None else lay_over(merged, base)
         top = Node(fields, root.place)
-        return top if merged is None else merge(merged, top)
+        return top if merged is None else lay_over(merged, top)
 
     def _names(self, includes: Node | None) -> list[tuple[str, Place]]:
         if includes is None:
@@ -203,7 +224,8 @@ class ConfigFiles:
             with path.open("rb") as file:
                 raw = file.read(MAX_BYTES + 1)
         except (OSError, ValueError, RuntimeError) as error:
-            self._problem(asked_by, field, f"cannot read {str(path)!r}: {error}")
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            self._problem(asked_by, field, f"cannot read {str(path)!r}: {reason}; check its permissions")
             return None
         return self._decoded(raw, path)
 
@@ -227,7 +249,7 @@ class ConfigFiles:
 
 def _missing(path: Path) -> str:
     if path.is_dir():
-        return f"{str(path)!r} is a directory, not a config file"
+        return f"{str(path)!r} is a directory, not a config file; name a file in it"
     if path.exists():
         return f"{str(path)!r} is not a regular file"
     try:

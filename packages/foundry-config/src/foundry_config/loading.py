@@ -16,8 +16,8 @@ import msgspec
 
 from foundry_config.checking import build
 from foundry_config.errors import ConfigError
-from foundry_config.layers import ConfigFiles, read_environment, read_overrides, read_text
-from foundry_config.origins import Node, Place, Source, locate, merge, plain
+from foundry_config.layers import ConfigFiles, lay_over, read_environment, read_overrides, read_text
+from foundry_config.origins import Node, Place, Source, locate, plain
 from foundry_config.problems import Problem, refusal
 from foundry_config.schema import ExperimentConfig
 from foundry_config.tree_builder import dotted
@@ -104,7 +104,7 @@ def _build(layers: Sequence[Node | None], problems: list[Problem], *, name: str,
         raise refusal(problems, name=name)
     root = layers[0]
     for layer in layers[1:]:
-        root = root if layer is None else merge(root, layer)
+        root = root if layer is None else lay_over(root, layer)
     config, findings = build(ExperimentConfig, plain(root))
     for finding in findings:
         if finding.is_missing and not is_complete:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from foundry_config.errors import StorageError
 from foundry_data import fs
+from foundry_data.disk_advice import disk_advice, is_full
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def remove_trash(folder: Path) -> None:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Generator[None]:
-    """Turn an error of the disk into a `StorageError` that says which file, why, and how much room there is."""
+    """Turn an error of the disk into a `StorageError` that says which file, why, and what to do."""
     try:
         yield
     except StorageError:
@@ -124,11 +125,13 @@ def storage_errors(path: Path) -> Generator[None]:
     except OSError as error:
         place = error.filename or path
         name = errno.errorcode.get(error.errno or 0, "error")
-        raise StorageError(f"cannot write {place}: {error.strerror or error} ({name}){_room(path)}") from error
+        reason = f"{error.strerror or error} ({name})"
+        more = [_room(path) if is_full(error) else "", disk_advice(error, Path(place))]
+        raise StorageError("; ".join([f"cannot write {place}: {reason}", *filter(None, more)])) from error
 
 
 def _room(path: Path) -> str:
     for folder in (path, *path.parents):
         if folder.is_dir():
-            return f"; {fs.backend().free_bytes(folder):,} bytes are free in {folder}"
+            return f"{fs.backend().free_bytes(folder):,} bytes are free in {folder}"
     return ""

@@ -83,6 +83,28 @@ def holder(run_dir: Path) -> dict[str, Any]:
     return info if isinstance(info, dict) else {}
 
 
+def living_holder(run_dir: Path) -> dict[str, Any] | None:
+    """What `lock.info` says if its process still lives, as far as can be told from here, without touching the lock.
+
+    A process of another host is taken to live.
+    """
+    info = holder(run_dir)
+    pid = info.get("pid")
+    if not isinstance(pid, int) or pid <= 0:
+        return None
+    if info.get("host") != socket.gethostname():
+        return info
+    if info.get("boot_id") != _boot_id() or info.get("start") != _start_ticks(pid):
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass  # another user's
+    return info
+
+
 def _locked_message(run_dir: Path) -> str:
     info = holder(run_dir)
     who = f"process {info.get('pid', 'unknown')} on {info.get('host', 'an unknown host')}"
@@ -103,9 +125,9 @@ def _boot_id() -> str | None:
         return None
 
 
-def _start_ticks() -> int | None:
-    """When this process started, in clock ticks since boot: tells a process from a later one with the same number."""
+def _start_ticks(pid: int | None = None) -> int | None:
+    """When a process (this one) started, in clock ticks since boot: tells it from a later one with the same number."""
     try:
-        return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return int(Path(f"/proc/{pid or 'self'}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return None

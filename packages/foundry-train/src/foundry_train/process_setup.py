@@ -25,7 +25,17 @@ def set_up_process(config: ExperimentConfig, world: World) -> None:
         torch.cuda.set_device(world.device)
     setup_memory(world.device)
     set_seed(config.random_seed, deterministic=config.training.deterministic)
+    logging.getLogger("transformers.modeling_utils").addFilter(is_no_padding_advice)
     check_ranks(config, world)
+
+
+def is_no_padding_advice(record: logging.LogRecord) -> bool:
+    """Hold back the advice of transformers to pass an attention mask.
+
+    Rows are padded on the right and padding is never a target, so that under causal attention a mask changes nothing;
+    passing one would turn the isolation of packed documents off (see `foundry_model.loss`).
+    """
+    return not str(record.msg).startswith("We strongly recommend passing in an `attention_mask`")
 
 
 def check_ranks(config: ExperimentConfig, world: World) -> None:

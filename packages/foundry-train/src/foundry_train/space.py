@@ -12,6 +12,7 @@ from torch import nn
 
 from foundry_config.errors import StorageError
 from foundry_data import fs
+from foundry_data.disk_advice import disk_advice, is_full
 from foundry_model.pretrained import model_state
 from foundry_train.tensor_tree import optimizers_of
 
@@ -99,9 +100,10 @@ def storage_error(error: OSError, path: Path, *, needed: int | None = None) -> S
         room = f"; {gigabytes(needed)} needed"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         room += f", {_free_text(path)} free"
-    return StorageError(
-        f"cannot write {where}: {error.strerror or error} ({name}){room}; earlier checkpoints are intact"
-    )
+    advice = disk_advice(error, Path(where))
+    comfort = "" if advice and not is_full(error) else "earlier checkpoints are intact"
+    parts = [f"cannot write {where}: {error.strerror or error} ({name}){room}", advice, comfort]
+    return StorageError("; ".join(part for part in parts if part))
 
 
 def gigabytes(size: int) -> str:

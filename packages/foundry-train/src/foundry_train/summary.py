@@ -37,6 +37,9 @@ class TrainingSummary(msgspec.Struct, frozen=True, kw_only=True):
     test_loss_before: float | None = None
     """On the held-out split with untrained weights. [nats per token]"""
     test_loss_after: float | None = None
+    """On the held-out split, the newest. [nats per token]"""
+    test_step: int | None = None
+    """Step at which `test_loss_after` and the three that follow were measured."""
     test_perplexity: float | None = None
     bits_per_byte: float | None = None
     bits_per_word: float | None = None
@@ -136,6 +139,7 @@ def _test_fields(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "test_loss_before": first.get("loss") if first.get("step") == 0 else None,
         "test_loss_after": last.get("loss"),
+        "test_step": last.get("step"),
         "test_perplexity": last.get("perplexity"),
         "bits_per_byte": last.get("bits_per_byte"),
         "bits_per_word": last.get("bits_per_word"),

@@ -130,6 +130,8 @@ class Trainer:
         source = BatchSource(self.config, self._processor.train_rows(prepared), session.world)
         plan = self._plan(session, source)
         if parse_resume(self.resume) is None and is_complete(self.paths.run, plan, self.manager):
+            if session.run is not None:
+                session.run.update_status(phase="done")
             return self._summarize(plan, already_done=True, seconds=time.monotonic() - started)
         built = self._build(session, plan, prepared)
         beginning = self._begin(session, prepared, built)

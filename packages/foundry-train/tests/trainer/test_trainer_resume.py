@@ -41,6 +41,8 @@ def test_running_a_complete_run_again_says_so_and_changes_nothing(project, tmp_p
     second = project.train(config)
 
     assert second.already_done and second.steps == 12 and second.final_loss == first.final_loss
+    status = json.loads((second.run_dir / "status.json").read_bytes())
+    assert (status["phase"], status["step"], status["resumable"]) == ("done", 12, False)
     assert second.sample == first.sample and second.test_loss_before == first.test_loss_before
     assert {path: path.stat().st_mtime_ns for path in (first.run_dir / "checkpoints").rglob("*")} == before
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from foundry_cli.console import say_facts, say_json
+from foundry_cli.console import say, say_facts, say_json
 from foundry_cli.options import BaseDirOption, JsonOption
+from foundry_cli.run_overview import overview, state_of
 
 PACKAGES = (
     "foundry-cli",
@@ -34,11 +35,18 @@ def info(
     json: JsonOption = False,
 ) -> None:
     """Show the versions and devices of this machine; or, of RUN, its state, its last step, and its environment."""
-    facts = environment_facts() if run is None else run_facts(run, base_dir)
+    if run is None:
+        facts = environment_facts()
+        title, rows = "This machine", [(name, _shown(value)) for name, value in facts.items()]
+    else:
+        facts = run_facts(run, base_dir)
+        title, rows = str(run), overview(facts)
     if json:
         say_json(facts)
-    else:
-        say_facts("This machine" if run is None else str(run), [(name, _shown(value)) for name, value in facts.items()])
+        return
+    say_facts(title, rows)
+    if run is not None:
+        say("--json tells all of it, every package version included")
 
 
 def environment_facts() -> dict[str, Any]:
@@ -53,15 +61,17 @@ def environment_facts() -> dict[str, Any]:
 
 
 def run_facts(run: Path, base_dir: Path | None) -> dict[str, Any]:
-    """Return what the files of a run say about it."""
+    """Return what the files of a run say about it, and whether a trainer works in it now."""
     import msgspec
 
     from foundry_cli.targets import CHECKPOINTS, find_run
     from foundry_train.checkpoint_list import list_checkpoints
+    from foundry_train.lock import living_holder
+    from foundry_train.metrics_log import read_metrics
 
     folder = find_run(run, base_dir=base_dir)
     facts: dict[str, Any] = {"folder": str(folder)}
-    for name in ("run", "status", "environment"):
+    for name in ("run", "status", "config", "plan", "environment"):
         path = folder / f"{name}.json"
         if path.is_file():
             try:
@@ -70,7 +80,10 @@ def run_facts(run: Path, base_dir: Path | None) -> dict[str, Any]:
                 facts[name] = f"{path} is damaged: {error}"
     found = list_checkpoints(folder / CHECKPOINTS)
     facts["checkpoints"] = [item.label or str(item.step) for item in found]
-    return facts
+    steps = [record for record in read_metrics(folder / "metrics.jsonl") if record.get("kind") == "step"]
+    facts["last_step"] = steps[-1] if steps else None
+    facts["trainer"] = living_holder(folder)
+    return {**facts, "state": state_of(facts)}
 
 
 def _devices() -> list[str]:
@@ -91,15 +104,7 @@ def _version(package: str) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    """Write nested facts as indented lines."""
+    """Write the versions of packages one a line, a list on one."""
     if isinstance(value, dict):
-        return "\n".join(f"{name}: {_inline(item)}" for name, item in value.items())
-    return _inline(value)
-
-
-def _inline(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_inline(item)}" for name, item in value.items())
-    return ", ".join(_inline(item) for item in value) if isinstance(value, list) else str(value)
+        return "\n".join(f"{name} {item or 'is not installed'}" for name, item in value.items())
+    return ", ".join(value) if isinstance(value, list) else str(value)
