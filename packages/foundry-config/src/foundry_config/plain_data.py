@@ -4,7 +4,6 @@ Data from a file has passed the bounds of its reader; data built in Python has n
 """
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -54,8 +53,8 @@ def unfit(data: Any) -> Iterator[Finding]:
         elif is_list(value):
             waiting.extend((item, (*path, index)) for index, item in enumerate(value))
         elif not isinstance(value, msgspec.Struct):
-            hint = "; write str() of it" if isinstance(value, os.PathLike) else ""
             kinds = "text, a number, true, false, null, a list or a mapping"
+            hint = "; write str() of it" if hasattr(value, "__fspath__") else ""
             yield Finding(path, f"must be {kinds}, got {show(value)}{hint}")
 
 

@@ -31,6 +31,7 @@ from foundry_train.checkpoint_names import step_path
 from foundry_train.committing import SaveListener, commit
 from foundry_train.latest_link import point_latest
 from foundry_train.manifest import TOKENIZER_FILES, Kind, ParentLink
+from foundry_train.publish import make_folder
 from foundry_train.rank_agreement import barrier, broadcast_number, collective_device, rank
 from foundry_train.recovery import candidates, clean_up, no_valid_checkpoint, set_aside
 from foundry_train.restoring import DamagedCheckpointError, Parts, restore_full, restore_weights
@@ -337,6 +338,8 @@ class CheckpointManager:
     def _write(self, capture: Capture) -> None:
         if self._listener is not None:
             self._listener.before_save()
+        else:
+            make_folder(self.run_dir)  # who has no `RunDirectory` need not make one first
         manifest = msgspec.structs.replace(capture.manifest, parent=self._parent_of(capture.manifest.step))
         settings = self.config.training
         info = commit(self.checkpoints, capture._replace(manifest=manifest), verify=settings.verify_after_write)

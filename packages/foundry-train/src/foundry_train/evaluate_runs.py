@@ -88,7 +88,7 @@ def evaluate(
 
     Returns:
         Results in the order of targets, steps and units, and what could not be evaluated: targets that are no model,
-        damaged checkpoints, and texts that a model's tokenizer or context cannot take (the rest of that target is left).
+        damaged checkpoints, and texts that a model's tokenizer or context cannot take (which ends its target).
 
     Raises:
         DataError: An input that cannot be read.

@@ -77,7 +77,7 @@ def use_liger_kernels(model: Any, device: torch.device) -> None:
     if device.type != "cuda":
         raise ConfigError(f"training.liger_kernels: they run on CUDA only, and this run trains on {device.type}")
     try:
-        from liger_kernel.transformers import monkey_patch  # optional extra
+        from liger_kernel.transformers import monkey_patch  # pyright: ignore[reportMissingImports] - optional extra
     except ImportError as error:
         raise ConfigError("training.liger_kernels needs the extra: foundry-train[liger]") from error
     model_type = getattr(getattr(model, "config", None), "model_type", None)

@@ -55,7 +55,8 @@ def publish(checkpoints: Path, step: int, contents: Contents, *, verify: bool = 
     """Write a checkpoint and give it its name; returns its folder.
 
     Args:
-        checkpoints: Parent folder; made if missing.
+        checkpoints: Parent folder; made if missing, but in no folder that is itself missing: a run that was moved away
+            would come to life again.
         step: Its number; if `step-<step>` exists it is replaced, and at no moment are both gone.
         contents: What to write.
         verify: Read everything back and compare before the rename.
@@ -73,10 +74,24 @@ def publish(checkpoints: Path, step: int, contents: Contents, *, verify: bool = 
     return target
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, durably.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    try:
+        fs.make_directories(path)
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
 def write_folder(checkpoints: Path, step: int, contents: Contents, *, verify: bool = False) -> Path:
     """Do all of `publish` but the rename; returns the folder with the temporary name. Raises as `publish` does."""
     try:
-        fs.make_directories(checkpoints)
+        if not checkpoints.is_dir():
+            fs.backend().mkdir(checkpoints)
+            fs.backend().fsync_directory(checkpoints.parent)
     except OSError as error:
         raise storage_error(error, checkpoints) from error
     check_room(checkpoints, contents.size)

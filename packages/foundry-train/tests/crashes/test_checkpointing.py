@@ -10,11 +10,12 @@ import msgspec
 import pytest
 import torch
 
-from foundry_config.errors import CheckpointError
+from foundry_config.errors import CheckpointError, StorageError
 from foundry_data import fs
 from foundry_data.fs_faults import Tracing
 from foundry_train.checkpointing import CheckpointManager
 from foundry_train.manifest import MANIFEST_NAME, read_manifest
+from foundry_train.publish import Contents, write_folder
 from foundry_train.state import TrainState
 
 
@@ -215,6 +216,13 @@ def test_without_background_writing_the_same_call_writes_before_it_returns(small
 
     assert small.steps() == [1]
     assert small.manager.durable_step == 1
+
+
+def test_a_save_makes_no_folder_in_a_run_that_has_been_moved_away(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot write"):
+        write_folder(tmp_path / "gone" / "checkpoints", 1, Contents(10, lambda: iter(()), lambda _: b"{}"))
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_follow_the_umask(small: Any) -> None:

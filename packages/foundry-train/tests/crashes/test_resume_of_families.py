@@ -22,7 +22,13 @@ from foundry_train.state import TrainState
 from foundry_train.tensor_tree import export_optimizer
 
 STEPS, TOKENS = 16, 8
-COMBINATIONS = list(itertools.product([0.0, 0.1], [1, 3], ["fp32", "bf16", "fp16"]))
+PRECISIONS = ["fp32", "bf16", "fp16"]
+FIELDS: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "llama": {"model.activation_function": "silu"},
+    "mamba": {"model.activation_function": "silu"},
+}
+DROPOUTS = {"gpt2": [0.0, 0.1]}  # the other families have none on embeddings and residual branches
 
 
 class FamilyRun:
@@ -32,7 +38,7 @@ class FamilyRun:
         self.harness, self.variant = harness, variant
         config = harness.config_for(variant)
         fields = {"model.architecture": architecture, "model.dropout": variant.dropout, "tokenizer.vocab_size": 300}
-        self.config = replace_fields(config, fields)
+        self.config = replace_fields(config, fields | FIELDS[architecture])
         torch.manual_seed(0)
         self.model = create_model(self.config).train()
         self.manager = CheckpointManager(self.config, root, "commit")
@@ -96,16 +102,17 @@ def check_every_step(harness: ModuleType, architecture: str, variant: Any, root:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "mamba"])
+@pytest.mark.parametrize("architecture", FIELDS)
 def test_a_family_resumes_at_every_step_bit_for_bit(
     harness: ModuleType, fast_path: Path, tell: Callable[[str], None], architecture: str
 ) -> None:
     resumes = 0
-    for number, (dropout, accumulation, precision) in enumerate(COMBINATIONS):
-        for background in (False, True):
-            variant = harness.Variant(
-                dropout=dropout, accumulation=accumulation, precision=precision, background=background, keep=STEPS
-            )
-            resumes += check_every_step(harness, architecture, variant, fast_path / f"{number}-{background}")
+    combinations = list(itertools.product(DROPOUTS.get(architecture, [0.0]), [1, 3], PRECISIONS))
+    for number, (dropout, accumulation, precision) in enumerate(combinations):
+        background = bool(number % 2)
+        variant = harness.Variant(
+            dropout=dropout, accumulation=accumulation, precision=precision, background=background, keep=STEPS
+        )
+        resumes += check_every_step(harness, architecture, variant, fast_path / str(number))
 
-    tell(f"{architecture}: {resumes} resumes at every step of {2 * len(COMBINATIONS)} variants, all bit-equal")
+    tell(f"{architecture}: {resumes} resumes at every step of {len(combinations)} variants, all bit-equal")
