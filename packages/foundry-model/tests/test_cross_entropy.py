@@ -1,5 +1,7 @@
 """The row-by-row and the headless cross-entropy against PyTorch's own."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,9 +25,11 @@ def _plain(logits, targets):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Cut after 7 rows, so that small examples have several pieces and a short last one."""
+    monkeypatch.setattr(cross_entropy, "CPU_PIECE", 0)
     monkeypatch.setattr(cross_entropy, "piece_rows", lambda *_, **__: 7)
 
 
+@pytest.mark.parametrize("piece", [0, cross_entropy.CPU_PIECE])
 @settings(deadline=None, max_examples=40)
 @given(
     rows=st.integers(0, 40),
@@ -34,13 +38,14 @@ def small_pieces(monkeypatch):
     scale=st.sampled_from([1e-3, 1.0, 80.0]),
     seed=st.integers(0, 2**30),
 )
-def test_the_sum_and_its_gradient_equal_those_of_pytorch(rows, vocab_size, ignored, scale, seed):
+def test_the_sum_and_its_gradient_equal_those_of_pytorch(piece, rows, vocab_size, ignored, scale, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = (torch.randn(rows, vocab_size, generator=generator) * scale).requires_grad_()
     exact = logits.detach().double().requires_grad_()
     targets = _targets(rows, vocab_size, ignored, generator)
 
-    loss = summed_cross_entropy(logits, targets)
+    with mock.patch.object(cross_entropy, "CPU_PIECE", piece):  # 0: row by row, always
+        loss = summed_cross_entropy(logits, targets)
     expected = F.cross_entropy(exact, targets, ignore_index=-100, reduction="sum")
     (loss / 3).backward()
     (expected / 3).backward()
