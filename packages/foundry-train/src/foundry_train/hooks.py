@@ -94,10 +94,11 @@ def undisturbed(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
     >>> layer.training, bool((torch.get_rng_state() == before).all())
     (True, True)
     """
-    training = {name: module.training for name, module in model.named_modules()}
+    modes = [(module, module.training) for module in model.modules()]
     try:
         with undisturbed_generators(device):
             yield
     finally:
-        for name, module in model.named_modules():
-            module.training = training.get(name, True)
+        for module, training in modes:
+            if module.training is not training:
+                module.training = training

@@ -58,12 +58,19 @@ def prepare_for_training(
     if training.gradient_checkpointing:
         checkpoint_gradients(model, config.model.architecture)
     chunked = wants_chunked_loss(model, config, device=device, micro_batch=micro_batch)
+    # transformers would look for padding in every batch, to advise an attention mask; rows are padded on the right only,
+    # where under causal attention a mask changes nothing
+    model.warn_if_padding_and_no_attention_mask = _no_advice
     loss_function = TokenLoss(model, chunked=chunked)
     compiled = wants_compile(training.compile, device, expected_seconds)
     if compiled:
         # one program for each shape: a short last batch must not turn the common one into a slower, dynamic program
         loss_function.compile(dynamic=False)
     return TrainableModel(model, loss_function, chunked, compiled)
+
+
+def _no_advice(input_ids: Any, attention_mask: Any) -> None:
+    """Stands in for `PreTrainedModel.warn_if_padding_and_no_attention_mask`."""
 
 
 def use_liger_kernels(model: Any, device: torch.device) -> None:
