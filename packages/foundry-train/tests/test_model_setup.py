@@ -169,5 +169,20 @@ def test_compiling_keeps_the_model_itself_free_of_prefixes(monkeypatch):
     assert prepared.model is model and set(model.state_dict()) == {"head.weight", "head.bias"}
 
 
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [
+        ({"precision": "bf16"}, True),
+        ({"precision": "fp32"}, False),
+        ({"precision": "bf16", "compile": "on"}, False),
+        ({"precision": "bf16", "gradient_checkpointing": True}, False),
+    ],
+)
+def test_attention_of_the_cpu_is_taken_in_bf16_where_neither_compiler_nor_recomputation_is(monkeypatch, asked, taken):
+    monkeypatch.setattr(model_setup.TokenLoss, "compile", lambda *_, **__: None)
+
+    assert prepare(Recorder(), make_config(chunked_loss="off", **asked)).loss_function.cpu_attention is taken
+
+
 def test_memory_of_a_device_is_known_here():
     assert model_setup.device_memory_bytes(CPU) > 2**28

@@ -7,12 +7,14 @@ Position t predicts label t + 1. The model is always called with `use_cache=Fals
 attention mask: with either of them, transformers turns the isolation of packed documents off in silence.
 """
 
+import contextlib
 import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from foundry_model.cpu_attention import CpuAttention
 from foundry_model.cross_entropy import IGNORED, headless_cross_entropy, summed_cross_entropy
 from foundry_model.modes import evaluating
 
@@ -58,10 +60,17 @@ class TokenLoss(nn.Module):
     A wrapper around the bare model would not see the calls of the chunked loss, which go to its parts.
     """
 
-    def __init__(self, model: nn.Module, *, chunked: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, chunked: bool = False, cpu_attention: bool = False) -> None:
+        """
+        Args:
+            model: Anything that `token_loss` takes.
+            chunked: Never hold all logits.
+            cpu_attention: Go back through attention by `foundry_model.cpu_attention` where that can.
+        """
         super().__init__()
         self.model = model
         self.chunked = chunked
+        self.cpu_attention = cpu_attention
 
     def forward(
         self,
@@ -71,14 +80,15 @@ class TokenLoss(nn.Module):
         attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the summed loss and the number of targets; shapes as in `token_loss`."""
-        return token_loss(
-            self.model,
-            input_ids,
-            labels,
-            position_ids=position_ids,
-            attention_mask=attention_mask,
-            chunked=self.chunked,
-        )
+        with CpuAttention() if self.cpu_attention else contextlib.nullcontext():
+            return token_loss(
+                self.model,
+                input_ids,
+                labels,
+                position_ids=position_ids,
+                attention_mask=attention_mask,
+                chunked=self.chunked,
+            )
 
 
 def next_tokens(labels: Tensor) -> Tensor:

@@ -61,8 +61,10 @@ def prepare_for_training(
     # transformers would look for padding in every batch, to advise an attention mask; rows are padded on the right only,
     # where under causal attention a mask changes nothing
     model.warn_if_padding_and_no_attention_mask = _no_advice
-    loss_function = TokenLoss(model, chunked=chunked)
     compiled = wants_compile(training.compile, device, expected_seconds)
+    # neither the compiler nor what makes activations again would look through it
+    cpu_attention = device.type == "cpu" and not compiled and not training.gradient_checkpointing
+    loss_function = TokenLoss(model, chunked=chunked, cpu_attention=cpu_attention and training.precision == "bf16")
     if compiled:
         # one program for each shape: a short last batch must not turn the common one into a slower, dynamic program
         loss_function.compile(dynamic=False)
