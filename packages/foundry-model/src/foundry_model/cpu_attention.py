@@ -5,7 +5,7 @@
 
 PyTorch's fused kernel is quick forwards, but backwards it takes eight times as long: it multiplies small tiles one
 thread at a time. Here the backward pass makes the probabilities again for a block of queries, up to the last key that
-the block may see, and hands whole batches of products to the library that multiplies bf16 matrices. Worth it up to about
+the block may see, and hands whole batches of products to the library that multiplies bf16 matrices. It pays up to about
 `MAX_LENGTH` tokens: beyond, the products leave the cache.
 
 The forward pass is PyTorch's own, to the bit. The gradients have the rounding of bf16 scores, as those of `eager`
@@ -27,7 +27,7 @@ MAX_LENGTH = 512
 class CpuAttention(TorchFunctionMode):
     """Sends calls of `scaled_dot_product_attention` to `causal_attention` where that computes the same."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch for every function of its own within the block."""
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:

@@ -58,8 +58,8 @@ def prepare_for_training(
     if training.gradient_checkpointing:
         checkpoint_gradients(model, config.model.architecture)
     chunked = wants_chunked_loss(model, config, device=device, micro_batch=micro_batch)
-    # transformers would look for padding in every batch, to advise an attention mask; rows are padded on the right only,
-    # where under causal attention a mask changes nothing
+    # transformers would look for padding in every batch, to advise an attention mask; rows are padded on the right
+    # only, where under causal attention a mask changes nothing
     model.warn_if_padding_and_no_attention_mask = _no_advice
     compiled = wants_compile(training.compile, device, expected_seconds)
     # neither the compiler nor what makes activations again would look through it
