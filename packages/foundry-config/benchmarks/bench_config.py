@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic_twin import twin_source
 
 TEMPLATE = Path(__file__).parents[3] / "configs" / "template.yaml"
-IMPORT = "import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
+TIMED = "import time; start = time.perf_counter(); {program}; print(time.perf_counter() - start)"
 
 
 def main() -> None:
@@ -39,12 +39,18 @@ def main() -> None:
 
 
 def report_import(folder: str, runs: int) -> None:
-    """Compare `import foundry_config` with the import of the twin models."""
-    ours, theirs = [], []
-    for _ in range(runs):
-        ours.append(import_seconds("foundry_config", folder))
-        theirs.append(import_seconds("twin", folder))
-    line("import", ours, theirs)
+    """Compare `import foundry_config` with the import of the twin models, alone and with a first file loaded."""
+    load = f"load_config({str(TEMPLATE)!r}, environ={{}})"
+    twin = f"twin.ExperimentConfig.model_validate(yaml.safe_load(open({str(TEMPLATE)!r})))"
+    for name, our_program, their_program in (
+        ("import", "import foundry_config", "import twin"),
+        ("import and load", f"from foundry_config import load_config; {load}", f"import twin, yaml; {twin}"),
+    ):
+        ours, theirs = [], []
+        for _ in range(runs):
+            ours.append(program_seconds(our_program, folder))
+            theirs.append(program_seconds(their_program, folder))
+        line(name, ours, theirs)
 
 
 def report_load(runs: int) -> None:
@@ -97,9 +103,9 @@ def report_commands(runs: int) -> None:
         print(f"{name:34} {statistics.median(ours) * 1e3:8.1f}ms = {times:.2f} x an empty program with typer")
 
 
-def import_seconds(module: str, folder: str) -> float:
-    """Return how long a fresh process takes to import `module`."""
-    program = f"import sys; sys.path.insert(0, {folder!r}); {IMPORT.format(module=module)}"
+def program_seconds(program: str, folder: str) -> float:
+    """Return how long a fresh process takes for `program`, once Python is up."""
+    program = f"import sys; sys.path.insert(0, {folder!r}); {TIMED.format(program=program)}"
     return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
 
 

@@ -15,7 +15,6 @@ from foundry_config.errors import (
     StorageError,
     WorkerError,
 )
-from foundry_config.loading import config_from_dict, load_config, parse_config, replace_fields
 from foundry_config.lookup import did_you_mean, import_attribute, pick
 from foundry_config.problems import Problem
 from foundry_config.schema import (
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from foundry_config.durations import parse_duration
     from foundry_config.editor_schema import json_schema
     from foundry_config.fields import field_classes, flatten
+    from foundry_config.loading import config_from_dict, load_config, parse_config, replace_fields
     from foundry_config.logs import configure_logging, list_log_files
     from foundry_config.paths import ExperimentPaths, find_project_root
     from foundry_config.plan import CorpusCounts, TrainingPlan, plan_training
@@ -94,6 +94,7 @@ _LATER = {
     "durations": ("parse_duration",),
     "fields": ("field_classes", "flatten"),
     "editor_schema": ("json_schema",),
+    "loading": ("config_from_dict", "load_config", "parse_config", "replace_fields"),
     "logs": ("configure_logging", "list_log_files"),
     "paths": ("ExperimentPaths", "find_project_root"),
     "plan": ("CorpusCounts", "TrainingPlan", "plan_training"),

@@ -7,11 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from foundry_config.json_reader import read_json
 from foundry_config.lookup import closest, did_you_mean
 from foundry_config.origins import Node, Place, Source, merge, moved
 from foundry_config.problems import Problem
-from foundry_config.toml_reader import read_toml
 from foundry_config.tree_builder import MAX_BYTES, MAX_DEPTH
 from foundry_config.yaml_reader import read_yaml
 
@@ -20,28 +18,28 @@ MAX_INCLUDES = 50
 MAX_SHOWN = 200  # characters of an override in a message
 FORBIDDEN = {  # what cannot stand in a text as it is; in quotes every format has escapes for it
     # for libyaml U+0085, U+2028 and U+2029 end a line, as in YAML 1.1, but not in YAML 1.2
-    "yaml": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]"),
-    "toml": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]"),
-    "json": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]"),
+    "yaml": "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]",
+    "toml": "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]",
+    "json": "[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]",
 }
 ALTERNATIVES = (("training", frozenset({"warmup_steps", "warmup_ratio"})),)  # fields that say one thing in two ways
 SUFFIXES = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 
 
 def read_text(text: str, *, format: str, source_name: str, problems: list[Problem]) -> Node | None:  # noqa: A002
-    """Return the tree of a text in one of `READERS`; None where it is no mapping or cannot be read."""
+    """Return the tree of a text in YAML, TOML or JSON; None where it is no mapping or cannot be read."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     if format == "yaml":  # where a carriage return alone ends a line too
         text = text.replace("\r", "\n")
     source = Source(source_name, tuple(text.split("\n")))
-    if found := FORBIDDEN[format].search(text):
+    if found := re.search(FORBIDDEN[format], text):
         line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
         problems.append(
             Problem(Place(source, line, column), "", f"the character {found[0]!r} cannot stand in a config")
         )
         return None
     before = len(problems)
-    root = READERS[format](text, source, problems)
+    root = _reader(format)(text, source, problems)
     if root is not None and root.fields is not None:
         return root
     if root is not None and root.value is not None:
@@ -152,7 +150,7 @@ def lay_over(base: Node, top: Node) -> Node:
 
 def read_value(text: str, source: Source, problems: list[Problem]) -> Node | None:
     """Return the tree of one value in YAML, all of it at `source` as a whole; an empty text is null."""
-    if FORBIDDEN["yaml"].search(text) or len(text) > MAX_BYTES:
+    if re.search(FORBIDDEN["yaml"], text) or len(text) > MAX_BYTES:
         problems.append(Problem(Place(source), "", "control characters or too long"))
         return None
     node = read_yaml(text, source, problems)
@@ -259,8 +257,14 @@ def _missing(path: Path) -> str:
     return f"there is no file {str(path)!r}.{did_you_mean(path.name, siblings)}"
 
 
-READERS: dict[str, Callable[[str, Source, list[Problem]], Node | None]] = {
-    "yaml": read_yaml,
-    "toml": read_toml,
-    "json": read_json,
-}
+def _reader(format: str) -> Callable[[str, Source, list[Problem]], Node | None]:  # noqa: A002
+    """Return what reads a text of one of the three formats; a process rarely needs more than YAML."""
+    if format == "toml":
+        from foundry_config.toml_reader import read_toml
+
+        return read_toml
+    if format == "json":
+        from foundry_config.json_reader import read_json
+
+        return read_json
+    return read_yaml

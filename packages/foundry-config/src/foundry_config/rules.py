@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from foundry_config import names
-from foundry_config.checkpoint_schedule import entry_problem
 from foundry_config.field_checker import check_value, kind_of_field
 from foundry_config.lookup import did_you_mean
 from foundry_config.origins import Path
@@ -155,9 +154,13 @@ def known_lr_schedule(training: "TrainingConfig") -> Found:
 
 def schedule_entries_are_right(training: "TrainingConfig") -> Found:
     """Every entry of the checkpoint schedule is a step, a preset or a spacing with a fitting number."""
-    for index, entry in right_items(training.checkpoint_schedule or ()):
-        if problem := entry_problem(entry):
-            yield f"checkpoint_schedule.{index}", problem
+    if training.checkpoint_schedule:
+        # here and not above: few configs spell one out
+        from foundry_config.checkpoint_schedule import entry_problem
+
+        for index, entry in right_items(training.checkpoint_schedule):
+            if problem := entry_problem(entry):
+                yield f"checkpoint_schedule.{index}", problem
 
 
 def schedule_fits(training: "TrainingConfig") -> Found:
