@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
 
-    tokenizer = train_tokenizer(LINES, vocab_size=278, model_type="bpe")
+    tokenizer = train_tokenizer(LINES, vocab_size=300, model_type="bpe")
     generator = np.random.default_rng(0)
     sequences = (generator.integers(4, 278, 1000) for _ in range(options.tokens // 1000))
     with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,8 @@ This is the only module of foundry_data that needs PyTorch (extra `torch`).
 
 import contextlib
 import dataclasses
+import itertools
+import operator
 import queue
 import random
 import threading
@@ -26,10 +28,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from foundry_data.batches import BatchPlace, BatchPlan, rank_slice
+from foundry_data.order import Indices
 from foundry_data.packing import RowBatch, Rows
 from foundry_data.word_budget import WordCounter
 
-BLOCK_TOKENS = 2**17  # small batches are made several at a time, up to about a megabyte of ids
+BLOCK_TOKENS = 2**19  # small batches are made several at a time, up to four megabytes of ids
 BLOCK_BATCHES = 32  # and no more than this many, so that the first one does not wait for the others
 POLL_SECONDS = 0.2
 
@@ -111,7 +114,7 @@ class BatchStream(Iterator[GlobalBatch]):
         small = min(BLOCK_BATCHES, BLOCK_TOKENS // (global_batch * rows.length))
         per_block = max(prefetch, small) if prefetch else 1
         self._blocks = _Blocks(self, self._next, per_block)
-        self._ready: Iterator[GlobalBatch] = iter(())
+        self._ready: Iterator[tuple[GlobalBatch, BatchPlace]] = iter(())
         self._prefetcher = _Prefetcher(self._blocks) if prefetch else None
         self._closed = False
 
@@ -124,12 +127,11 @@ class BatchStream(Iterator[GlobalBatch]):
         """
         if self._closed:
             raise StopIteration
-        batch = next(self._ready, None)
-        if batch is None:
-            source = self._prefetcher or self._blocks
-            self._ready = iter(next(source))
-            batch = next(self._ready)
-        self._next = self.plan.after(BatchPlace(batch.epoch, batch.position, batch.sequences))
+        ready = next(self._ready, None)
+        if ready is None:
+            self._ready = iter(next(self._prefetcher or self._blocks))
+            ready = next(self._ready)
+        batch, self._next = ready
         return batch
 
     @property
@@ -162,15 +164,18 @@ class BatchStream(Iterator[GlobalBatch]):
 
     def make_block(self, places: list[BatchPlace]) -> list[GlobalBatch]:
         """Make several batches with one gather."""
-        wholes = [self.plan.rows(place) for place in places]
-        everything = np.concatenate(wholes)
-        bounds = np.cumsum([0, *map(len, wholes)])
+        everything = self._rows_of(places)
+        ends = list(itertools.accumulate(place.size for place in places))
+        starts = [0, *ends[:-1]]
         totals = [
-            np.add.reduceat(counts, bounds[:-1]).tolist()
+            np.add.reduceat(counts, starts).tolist()
             for counts in (self._rows.targets(everything), self._rows.tokens(everything), self._rows.words(everything))
         ]
-        shares = [whole[rank_slice(len(whole), *self._share)] for whole in wholes]
-        mine = np.concatenate(shares)
+        shares = [everything[start:end] for start, end in zip(starts, ends, strict=True)]
+        mine = everything
+        if self._share[1] > 1:
+            shares = [share[rank_slice(len(share), *self._share)] for share in shares]
+            mine = np.concatenate(shares)
         input_ids, labels, position_ids = self._tensors(self._rows.gather(mine), [len(share) for share in shares])
         return [
             GlobalBatch(
@@ -189,6 +194,14 @@ class BatchStream(Iterator[GlobalBatch]):
             for i, (place, share, targets, tokens, words) in enumerate(zip(places, shares, *totals, strict=True))
         ]
 
+    def _rows_of(self, places: Sequence[BatchPlace]) -> Indices:
+        """Rows of consecutive batches, one after the other: a piece of the order for each epoch."""
+        pieces: list[Indices] = []
+        for epoch, group in itertools.groupby(places, key=operator.attrgetter("epoch")):
+            run = list(group)
+            pieces.append(self.plan.rows_between(epoch, run[0].position, run[-1].position + run[-1].size))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
     def _tensors(self, rows: RowBatch, sizes: list[int]) -> tuple[_Views, _Views, _Views | None]:
         """Return input_ids, labels and positions as one tensor for each batch, without a copy."""
 
@@ -202,7 +215,11 @@ class BatchStream(Iterator[GlobalBatch]):
         return input_ids, labels, None if rows.position_ids is None else views(rows.position_ids)
 
 
-class _Blocks(Iterator[list[GlobalBatch]]):
+_Block = list[tuple[GlobalBatch, BatchPlace]]
+"""Batches, each with the place of the one after it."""
+
+
+class _Blocks(Iterator[_Block]):
     """Makes blocks of consecutive batches, one at each call."""
 
     def __init__(self, stream: BatchStream, place: BatchPlace, per_block: int) -> None:
@@ -211,26 +228,27 @@ class _Blocks(Iterator[list[GlobalBatch]]):
         self._place = place
         self._per_block = per_block
 
-    def __next__(self) -> list[GlobalBatch]:
-        places: list[BatchPlace] = []
+    def __next__(self) -> _Block:
+        places = [self._place]
         for _ in range(self._per_block):
-            places.append(self._place)
-            self._place = self._plan.after(self._place)
-        return self._make(places)
+            places.append(self._plan.after(places[-1]))
+        batches = self._make(places[:-1])
+        self._place = places[-1]
+        return list(zip(batches, places[1:], strict=True))
 
 
-class _Prefetcher(Iterator[list[GlobalBatch]]):
+class _Prefetcher(Iterator[_Block]):
     """Runs an iterator in a thread, one item ahead of the one that is being made."""
 
-    def __init__(self, source: Iterator[list[GlobalBatch]]) -> None:
+    def __init__(self, source: Iterator[_Block]) -> None:
         self._source = source
-        self._queue: queue.Queue[list[GlobalBatch] | BaseException] = queue.Queue(maxsize=1)
+        self._queue: queue.Queue[_Block | BaseException] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="prefetch-batches", daemon=True)
         self._thread.start()
 
-    def __next__(self) -> list[GlobalBatch]:
+    def __next__(self) -> _Block:
         if self._failure is not None:
             raise self._failure
         item = self._queue.get()
@@ -242,7 +260,7 @@ class _Prefetcher(Iterator[list[GlobalBatch]]):
     def _work(self) -> None:
         while not self._stop.is_set():
             try:
-                item: list[GlobalBatch] | BaseException = next(self._source)
+                item: _Block | BaseException = next(self._source)
             except BaseException as error:  # handed to the thread that asks for the batch
                 item = error
             while not self._stop.is_set():
