@@ -1,5 +1,6 @@
 """What a user can get wrong: one message that names the thing and what to do, the exit code, and nothing harmed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,35 @@ def test_a_run_that_does_not_exist_is_named(foundry, tmp_path, command):
 @pytest.mark.parametrize("command", ["generate", "checkpoints", "verify", "info"])
 def test_the_run_of_an_experiment_that_was_not_trained_is_named(foundry, workspace, command):
     refused(foundry(command, workspace / "tiny.json"), CHECKPOINT, "tiny", "foundry train")
+
+
+def test_a_prompt_that_is_no_utf8_is_refused(foundry, tmp_path):
+    refused(foundry("generate", tmp_path, "--prompt", "caf\udce9"), CONFIG, "--prompt", "not valid UTF-8")
+
+
+@pytest.mark.slow
+def test_a_locale_without_utf8_changes_nothing(workspace):
+    """Not under plain LC_ALL=C either, which Python itself takes for UTF-8: a locale of another encoding."""
+    (workspace / "tiny.json").rename(workspace / "é ß.json")
+    command = [sys.executable, "-m", "foundry_cli", "validate", "é ß.json", "--set", "data.source_corpus=ß.txt"]
+
+    done = subprocess.run(
+        command, cwd=workspace, capture_output=True, check=False,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().startswith("é ß.json: valid")
+
+
+@pytest.mark.slow
+def test_results_that_find_no_room_end_with_the_code_of_storage():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "foundry_cli", "schema"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == STORAGE
+    assert done.stderr.startswith("error: standard output could not be written: No space left on device; free some")
 
 
 @pytest.mark.slow

@@ -90,9 +90,8 @@ def test_links_within_the_repository_lead_somewhere(page):
     assert missing == []
 
 
-# that of foundry-model runs in its own tests, which have paid for the model classes already
-@pytest.mark.slow
-@pytest.mark.parametrize("package", ["foundry-config", "foundry-data", "foundry-train", "foundry-cli"])
+# those of the other packages run in their own tests, which have paid for the imports already
+@pytest.mark.parametrize("package", ["foundry-cli"])
 def test_the_example_of_a_packages_readme_runs(package, tmp_path):
     examples = blocks(ROOT / "packages" / package / "README.md", "python")
     assert examples, f"the README of {package} shows no Python example"

@@ -18,6 +18,10 @@ def test_init_writes_a_config_that_is_valid_and_says_what_to_do(foundry):
     assert "foundry train my.yaml" in answer.out
 
 
+def test_init_quotes_a_name_that_a_shell_would_take_apart(foundry):
+    assert "foundry train 'my config.yaml' " in foundry("init", "my config.yaml").out
+
+
 def test_init_writes_the_schema_that_its_config_names(foundry):
     foundry("init", "my.yaml")
 

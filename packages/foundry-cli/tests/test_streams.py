@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from foundry_cli.streams import SurvivingStream, surviving_streams
 
@@ -15,6 +16,27 @@ def test_writing_to_a_pipe_without_a_reader_is_survived():
         for _ in range(3):
             stream.write("nobody reads this\n")
             stream.flush()
+
+
+def test_output_that_found_no_room_is_told_of(monkeypatch):
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with surviving_streams() as lost:
+            print("text", flush=True)
+
+            assert lost() == "No space left on device"
+
+
+def test_a_reader_that_left_wanted_no_more(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with surviving_streams() as lost:
+            print("text", flush=True)
+
+            assert lost() == ""
 
 
 def test_writing_to_a_closed_file_is_survived(tmp_path):

@@ -62,6 +62,14 @@ def test_options_reach_the_trainer(foundry, trainer, tmp_path, run_folder):
     assert (options["resume"], options["allow_numeric_drift"]) == ("step=4", True)
 
 
+@pytest.mark.parametrize("time", ["", "3", "3 hours", "-1h", "null"])
+def test_a_time_to_stop_after_that_is_none_is_refused_by_the_name_of_its_option(foundry, trainer, time):
+    answer = foundry("train", f"--stop-after={time}")
+
+    assert answer.code == 2
+    assert f"error: --stop-after {time!r} is no duration; write numbers with units, such as 90s" in answer.err
+
+
 @pytest.mark.parametrize(("fork", "word"), [("runs/no@4", "runs/no"), ("runs/small@7", "'7'"), ("runs/no", "runs/no")])
 def test_a_fork_of_what_does_not_exist_is_refused(foundry, trainer, run_folder, fork, word):
     answer = foundry("train", "--fork", fork)

@@ -217,6 +217,13 @@ def test_a_wrong_override_is_named_instead_of_a_line(tiny_yaml, override, messag
     assert message in str(caught.value)
 
 
+def test_quotes_are_advised_only_where_they_would_help(tiny_yaml):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tiny_yaml, overrides=["training.stop_after=3"])
+
+    assert str(caught.value).endswith("must be a time such as `90s` or `3h50m`, or null, got 3")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -126,6 +126,15 @@ def test_a_remembered_digest_saves_the_reading(corpus, tmp_path, mocker):
     digest.assert_not_called()
 
 
+def test_a_file_whose_name_is_no_utf8_is_remembered_too(corpus, tmp_path, mocker):
+    (corpus / "a.txt").rename(corpus / os.fsdecode(b"\xe9.txt"))
+    first = DigestCache(tmp_path / "digests.json").fingerprint(list_sources(corpus))
+    digest = mocker.patch.object(SourceFile, "digest", side_effect=AssertionError("was read"))
+
+    assert DigestCache(tmp_path / "digests.json").fingerprint(list_sources(corpus)) == first
+    digest.assert_not_called()
+
+
 def test_a_file_that_was_just_written_is_not_remembered(corpus, tmp_path, monkeypatch):
     monkeypatch.undo()
     DigestCache(tmp_path / "digests.json").fingerprint(list_sources(corpus))

@@ -94,6 +94,10 @@ def test_values_that_look_like_secrets_are_redacted(argument):
     assert "abc" not in redact(argument)
 
 
+def test_a_number_of_tokens_is_no_secret():
+    assert redact("evaluation.sample_tokens=60") == "evaluation.sample_tokens=60"
+
+
 def test_numeric_fingerprint_is_the_same_twice_and_names_what_differs(monkeypatch):
     model = torch.nn.Linear(2, 2)
 

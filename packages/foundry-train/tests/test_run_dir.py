@@ -229,6 +229,14 @@ def test_starts_that_made_progress_or_ended_for_a_reason_do_not_count(tmp_path: 
     assert len(read_events(path)) == 1 + 5 + 2
 
 
+def test_an_argument_that_is_no_utf8_does_not_spoil_the_environment(tmp_path: Path) -> None:
+    with RunDirectory.open(tmp_path / "run", CONFIG) as run:
+        run.write_environment({"command": ["foundry", "train", os.fsdecode(b"\xe9/") + "é.yaml"]})
+
+    written = (tmp_path / "run/environment.json").read_text(encoding="utf-8")
+    assert json.loads(written) == {"command": ["foundry", "train", "?/é.yaml"]}
+
+
 def test_status_environment_and_saves_are_written_for_people_and_a_bad_disk_only_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ Help must be instant, so nothing here or at the top of a command's file imports 
 foundry_model; the body of a command does.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -21,8 +22,13 @@ PROGRAM = "foundry"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `foundry` with `arguments` (default: those of the process), and exit."""
-    with surviving_streams():
+    if arguments is None and sys.getfilesystemencoding().lower() != "utf-8":
+        # names and texts of a UTF-8 config and corpus would be misread: begin anew, as under LC_ALL=C.UTF-8
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "foundry_cli", *sys.argv[1:]])
+    with surviving_streams() as lost:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
+        if lost() and code == 0:
+            code = _report_lost_output(lost())
     sys.exit(code)
 
 
@@ -83,6 +89,13 @@ def _make_group(group: Group) -> typer.Typer:
     for name, function in group.commands.items():
         application.command(name)(function)
     return application
+
+
+def _report_lost_output(why: str) -> int:
+    from foundry_config.errors import StorageError
+
+    advice = "free some, and run the command again"
+    return report_failure(StorageError(f"standard output could not be written: {why}; {advice}"), debug=False)
 
 
 def _show_version(wanted: bool) -> None:

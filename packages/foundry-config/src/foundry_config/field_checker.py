@@ -284,7 +284,8 @@ def _hint(kind: types.Type, value: Any) -> str:
     members = [bare(member) for member in inner.types] if isinstance(inner, types.UnionType) else [inner]
     if not isinstance(value, str):
         is_text = {type(member) for member in members} <= {types.StrType, types.NoneType}
-        return "; put text that looks like this in quotes" if is_text and isinstance(value, bool | int | float) else ""
+        would_fit = isinstance(value, bool | int | float) and any(_fits(member, show(value)) for member in members)
+        return "; put text that looks like this in quotes" if is_text and would_fit else ""
     for member in members:
         if isinstance(member, types.BoolType) and value.lower() in YAML_1_1_BOOLS:
             return "; write true or false"

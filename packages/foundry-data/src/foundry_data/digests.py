@@ -56,10 +56,10 @@ class DigestCache:
             DataError: A file cannot be read or changes while it is read.
         """
         entries = self._read()
-        known = [self._known(file, entries.get(file.path)) for file in files]
+        known = [self._known(file, entries.get(_key(file))) for file in files]
         result = source_fingerprint(known)
         # `SourceFile.digest` is computed once per process, so that asking again costs nothing.
-        fresh = {file.path: self._entry(file) for file, now in zip(files, known, strict=True) if now is file}
+        fresh = {_key(file): self._entry(file) for file, now in zip(files, known, strict=True) if now is file}
         self._write(entries | {path: entry for path, entry in fresh.items() if entry is not None})
         return result
 
@@ -85,3 +85,8 @@ class DigestCache:
         with contextlib.suppress(OSError):  # read-only or full: the files are hashed again next time
             fs.make_directories(self._path.parent)
             fs.write_atomic(self._path, msgspec.json.encode(entries))
+
+
+def _key(file: SourceFile) -> str:
+    """Return the path as JSON can hold it; a name that is no UTF-8 reaches Python with lone surrogates in it."""
+    return file.path.encode("utf-8", "backslashreplace").decode()

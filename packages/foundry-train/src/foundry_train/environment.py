@@ -34,7 +34,7 @@ _BIT_VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "NVIDIA_TF32_OVERRIDE",
 )
-_SECRET = re.compile(r"(?i)([\w.-]*(?:key|token|secret|password|credential)s?[=: ]+)(\S+)")
+_SECRET = re.compile(r"(?i)([\w.-]*(?:token|(?:key|secret|password|credential)s?)[=: ]+)(\S+)")
 
 
 def get_git_commit_hash(path: Path | None = None) -> str:

@@ -195,7 +195,8 @@ class RunDirectory:
 
     def write_environment(self, snapshot: Mapping[str, Any]) -> None:
         """Write environment.json: what a reader of the results two years later wants to know."""
-        data = json.dumps(snapshot, indent=2, sort_keys=True, default=str).encode()
+        text = json.dumps(snapshot, indent=2, sort_keys=True, default=str, ensure_ascii=False)
+        data = text.encode("utf-8", "replace")  # an argument that is no UTF-8 holds lone surrogates
         self._write_for_people("environment.json", data + b"\n")
 
     def update_status(self, **fields: Any) -> None:

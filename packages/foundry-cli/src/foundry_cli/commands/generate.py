@@ -47,6 +47,8 @@ def generate(
     from foundry_cli.targets import find_model
     from foundry_model import generate_text
 
+    for text in prompt:
+        _check_unicode(text)
     prompts = [*prompt, *_read_prompts(prompts_file)] or [""]
     folder = find_model(model, checkpoint, base_dir=base_dir)
     network, tokenizer, start_id = _load(folder, device)
@@ -89,6 +91,15 @@ def _load(folder: Path, device: str) -> tuple[Any, Any, int | None]:
     tokenizer = load_tokenizer(folder)
     start_id = None if found.start is None else start_token(tokenizer, found.start)
     return load_pretrained(folder, device=str(get_device(device))).eval(), tokenizer, start_id
+
+
+def _check_unicode(text: str) -> None:
+    from foundry_config import ConfigError
+
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"--prompt {text!r} is not valid UTF-8") from None
 
 
 def _read_prompts(path: Path | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -39,8 +40,9 @@ def init(
     say(f"wrote {config}, a small model on {corpus}, with every setting explained")
     say(f"wrote {schema}, from which editors complete and check it")
     say()
-    say(f"  foundry plan {config}    what it means: steps, parameters, memory, disk, checkpoints")
-    say(f"  foundry train {config}   train it; run again, it goes on where it stopped")
+    typed = shlex.quote(str(config))
+    say(f"  foundry plan {typed}    what it means: steps, parameters, memory, disk, checkpoints")
+    say(f"  foundry train {typed}   train it; run again, it goes on where it stopped")
 
 
 def starter_text(*, corpus: str, name: str, schema: str) -> str:

@@ -79,7 +79,7 @@ def train(
 
     if not RESUME.fullmatch(resume):
         raise ConfigError(f"--resume {resume!r} is none of auto, never, must, step=N (for example --resume step=400)")
-    overrides = [*set_, *([f"training.stop_after={stop_after}"] if stop_after else [])]
+    overrides = set_ if stop_after is None else [*set_, f"training.stop_after={_checked_time(stop_after)}"]
     experiment = load_experiment(config, overrides=overrides, base_dir=base_dir)
     if (list_ or index is not None) and not matrix:
         raise ConfigError("--list and --index go with --matrix")
@@ -91,6 +91,16 @@ def train(
         else:
             code = train_one(experiment, as_json=json, **options)
     raise typer.Exit(code)
+
+
+def _checked_time(stop_after: str) -> str:
+    from foundry_config import ConfigError, parse_duration
+
+    try:
+        parse_duration(stop_after)
+    except ConfigError as error:
+        raise ConfigError(f"--stop-after {error}") from None
+    return stop_after
 
 
 def train_one(experiment: "Experiment", *, as_json: bool, **options: Any) -> int:
