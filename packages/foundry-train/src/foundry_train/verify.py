@@ -180,7 +180,7 @@ def _check_run(run: Path, infos: Sequence[CheckpointInfo]) -> Iterator[Finding]:
 def _check_replay(
     infos: Sequence[CheckpointInfo], limit: int, replayer: Replayer | None
 ) -> tuple[tuple[int, int] | None, list[Finding]]:
-    """Repeat the longest stretch of at most `limit` steps from a full checkpoint to another; of equal ones the newest."""
+    """Repeat the longest stretch of at most `limit` steps from a full checkpoint on; of equal ones the newest."""
     if replayer is None:
         raise ValueError("a replay needs a replayer")
     sound = [info for info in infos if info.problem is None and info.manifest is not None]

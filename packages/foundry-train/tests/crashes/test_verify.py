@@ -155,7 +155,9 @@ def test_a_replay_compares_the_newest_stretch(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "stretch"), [(1, (4, 5)), (2, (3, 5)), (9, (3, 5))])
-def test_a_replay_repeats_as_many_steps_as_it_may(harness: ModuleType, tmp_path: Path, limit: int, stretch: Any) -> None:
+def test_a_replay_repeats_as_many_steps_as_it_may(
+    harness: ModuleType, tmp_path: Path, limit: int, stretch: Any
+) -> None:
     harness.train(tmp_path, harness.Variant(steps=5, keep=3))
 
     report = verify_run(tmp_path / "run", replay=limit, replayer=lambda start, step: "sha256:other")

@@ -25,4 +25,4 @@ def test_weights_that_this_run_would_not_reach_are_found(project, tmp_path):
 
     report = verify_run(run, replay=4, replayer=replayer)
 
-    assert [item.message for item in report.findings if item.is_error][0].startswith("training again from step 8")
+    assert next(item.message for item in report.findings if item.is_error).startswith("training again from step 8")
