@@ -1,6 +1,6 @@
 """Compare the speed of saving and loading a checkpoint with that of peers, as ratios within one run on one machine.
 
-    uv run python packages/foundry-train/benchmarks/checkpoint_speed.py                       # small: seconds
+    uv run python packages/foundry-train/benchmarks/checkpoint_speed.py                       # tiny: seconds
     uv run python packages/foundry-train/benchmarks/checkpoint_speed.py --shape 124m --rounds 7
 
 All save the same state: weights and both moments of AdamW. Rounds go through every way in turn, so that a machine that
@@ -84,7 +84,7 @@ class State:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["small"])
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["tiny"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--every", type=int, default=10, help="steps between two saves of the loop")
     parser.add_argument("--folder", type=Path, default=None, help="where to save: a folder on the disk to be measured")
