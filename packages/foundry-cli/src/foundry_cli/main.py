@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from foundry_cli.command_table import COMMANDS, CommandTable, Group
 from foundry_cli.console import say
 from foundry_cli.failures import report_failure
+from foundry_cli.leaving import leave
 from foundry_cli.streams import surviving_streams
 
 PROGRAM = "foundry"
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `foundry` with `arguments` (default: those of the process), and exit."""
     with surviving_streams():
         code = run(list(sys.argv[1:] if arguments is None else arguments))
-    sys.exit(code)
+    leave(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -100,6 +100,8 @@ def test_a_signal_in_an_earlier_stage_ends_at_once_and_leaves_nothing_half_done(
 
     with pytest.raises(Stopped) as caught:
         project.train(config, reporter=Impatient())
+    status = json.loads((tmp_path / "run/status.json").read_bytes())
+    assert (status["phase"], status["exit_reason"], status["step"]) == ("stopped", "SIGTERM", 0)
 
     assert caught.value.exit_code == 143
     assert project.train(config).steps == 12
