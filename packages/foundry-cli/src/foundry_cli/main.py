@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from foundry_cli.command_table import COMMANDS, CommandTable, Group
 from foundry_cli.console import say
 from foundry_cli.failures import report_failure
+from foundry_cli.leaving import leave
 from foundry_cli.streams import surviving_streams
 
 PROGRAM = "foundry"
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
         if lost() and code == 0:
             code = _report_lost_output(lost())
-    sys.exit(code)
+    leave(code)
 
 
 def run(arguments: list[str]) -> int:

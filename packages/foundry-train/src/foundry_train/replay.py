@@ -3,7 +3,7 @@
     verify_run(run, replay=100, replayer=trainer_replay(run, base_dir))
 
 The steps are repeated by a fork of the run in a temporary directory, by the same `Trainer` that made it; the prepared
-data are those of the run.
+data are those of the run. It is done in silence: no console, no mirror of the metrics, no log of the run hears of it.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def trainer_replay(run: Path, base_dir: Path) -> Replayer:
             hook = _DigestAt(to_step)
             config = _config_of(run, Path(scratch) / "run")
             with contextlib.suppress(_ReachedError):
-                Trainer(config, base_dir, fork=start.path, hooks=[hook]).train()
+                Trainer(config, base_dir, fork=start.path, hooks=[hook], console=None).train()
             if hook.digest is None:
                 raise CheckpointError(f"training again from {start.path.name} ended before step {to_step}")
             return hook.digest
@@ -65,4 +65,16 @@ def _config_of(run: Path, output_dir: Path) -> ExperimentConfig:
         config = config_from_dict(msgspec.json.decode((run / "config.json").read_bytes()))
     except (OSError, msgspec.DecodeError) as error:
         raise CheckpointError(f"{run / 'config.json'} cannot be read: {error}") from error
-    return replace_fields(config, {"training.output_dir": str(output_dir)})
+    return replace_fields(config, {"training.output_dir": str(output_dir)} | _APART)
+
+
+# Nothing outside the temporary directory hears of a replay, and it neither saves for a resume nor runs out of time.
+_APART = {
+    "logging.dir": None,
+    "logging.use_wandb": False,
+    "logging.use_tensorboard": False,
+    "logging.sinks": (),
+    "training.stop_after": None,
+    "training.save_every_steps": None,
+    "training.save_every_minutes": None,
+}

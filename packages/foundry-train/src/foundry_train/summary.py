@@ -10,6 +10,7 @@ import msgspec
 
 from foundry_config import ExperimentConfig, TrainingPlan
 from foundry_data import fs
+from foundry_train.checkpoint_list import file_problems
 from foundry_train.checkpointing import CheckpointManager
 from foundry_train.evaluation_hook import TEST
 from foundry_train.memory import peak_resident_bytes
@@ -111,7 +112,10 @@ def summarize(
 
 
 def is_complete(run_dir: Path, plan: TrainingPlan, manager: CheckpointManager) -> bool:
-    """Whether the run has reached the end of its plan and said so."""
+    """Whether the run has reached the end of its plan, said so, and still has the model it ended with.
+
+    The last checkpoint is hashed: a damaged one is named, and the run goes on from the one before, to the same bits.
+    """
     try:
         status = json.loads((run_dir / "status.json").read_bytes())
     except (OSError, ValueError):
@@ -119,7 +123,12 @@ def is_complete(run_dir: Path, plan: TrainingPlan, manager: CheckpointManager) -
     if not isinstance(status, dict) or status.get("ended_at_step") != plan.total_steps:
         return False
     latest = manager.find_latest()
-    return latest is not None and latest.step == plan.total_steps
+    if latest is None or latest.manifest is None or latest.step != plan.total_steps:
+        return False
+    problems = file_problems(latest.path, latest.manifest)
+    if problems:
+        logger.warning("the run was complete, but %s is not: %s", latest.path.name, "; ".join(problems))
+    return not problems
 
 
 def write_summary(summary: TrainingSummary) -> None:

@@ -37,7 +37,7 @@ from foundry_train.resuming import Beginning, begin, begin_fork, fork_source, ha
 from foundry_train.run_dir import RunDirectory, parse_resume
 from foundry_train.run_logs import RAISED, Console, run_logging
 from foundry_train.session import Session
-from foundry_train.signals import StopSignals
+from foundry_train.signals import Stopped, StopSignals
 from foundry_train.space import FULL_OR_READ_ONLY, check_space, checkpoint_sizes, storage_error
 from foundry_train.summary import TrainingSummary, is_complete, summarize, write_summary
 
@@ -353,8 +353,10 @@ class Trainer:
             logger.error("%s", error)
 
     def _note_failure(self, run: RunDirectory, kind: Any, error: BaseException | None, trace: Any) -> None:  # noqa: ARG002
-        """Write the reason of a failure into status.json."""
-        if error is not None:
+        """Write the reason of a failure, or of a stop before the loop, into status.json."""
+        if isinstance(error, Stopped):
+            run.update_status(phase="stopped", step=run.status.get("saved_step") or 0, exit_reason=error.reason)
+        elif error is not None:
             reason = f"{type(error).__name__}: {error}"[:2000]
             run.update_status(phase="failed", step=self._step(), exit_reason=reason)
 

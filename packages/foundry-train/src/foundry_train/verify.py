@@ -38,7 +38,8 @@ def verify_run(
 
     Args:
         run: The run directory.
-        replay: Steps that may be repeated to check one checkpoint against another; 0 repeats none.
+        replay: Steps that may be repeated to check one checkpoint against another; 0 repeats none. The longest stretch
+            between two checkpoints that it allows is chosen, the newest of equal ones.
         replayer: Repeats them (see `replay.py`).
         against: Another run directory to compare with.
 
@@ -179,15 +180,15 @@ def _check_run(run: Path, infos: Sequence[CheckpointInfo]) -> Iterator[Finding]:
 def _check_replay(
     infos: Sequence[CheckpointInfo], limit: int, replayer: Replayer | None
 ) -> tuple[tuple[int, int] | None, list[Finding]]:
-    """Repeat the newest stretch of at most `limit` steps that begins at a full checkpoint and ends at any."""
+    """Repeat the longest stretch of at most `limit` steps from a full checkpoint on; of equal ones the newest."""
     if replayer is None:
         raise ValueError("a replay needs a replayer")
     sound = [info for info in infos if info.problem is None and info.manifest is not None]
-    pairs = [(a, b) for a, b in itertools.pairwise(sound) if a.kind == "full" and b.step - a.step <= limit]
+    pairs = [(a, b) for a, b in itertools.combinations(sound, 2) if a.kind == "full" and b.step - a.step <= limit]
     if not pairs:
         message = f"no checkpoint lies within {limit} steps after a full one; nothing was repeated"
         return None, [Finding(False, "replay", message)]
-    start, end = pairs[-1]
+    start, end = max(pairs, key=lambda pair: (pair[1].step - pair[0].step, pair[1].step))
     digest = replayer(start, end.step)
     span = (start.step, end.step)
     if end.manifest is not None and digest == end.manifest.weights.digest:

@@ -1,6 +1,8 @@
 """Let every disk operation of a run go wrong in every way, go on after it, and compare with the undisturbed run.
 
-python crash_trials.py --scenario fresh --share 0/2        prints one line of JSON
+python crash_trials.py fresh recovery naive --share 0/2        prints one line of JSON, one entry for each
+
+A fault that kills has a process of its own; one that is an error of the disk needs none, unless it leaves a file open.
 """
 
 import argparse
@@ -10,12 +12,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from harness import PLAIN, Outcome, Variant, in_fork, outcome_of, scratch_root, train, warm_up
+from harness import PLAIN, Outcome, Variant, in_fork, in_process, outcome_of, scratch_root, train, warm_up
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -42,24 +45,23 @@ def prepare_recovery(root: Path, variant: Variant) -> None:
 
 
 class Scenario(NamedTuple):
-    """What is there before the run that goes wrong, and how far that run goes."""
+    """What is there before the run that goes wrong, how far that run goes, who saves, and which faults are tried."""
 
     prepare: Callable[[Path, Variant], None]
     stop_at: int | None
+    manager_class: Callable[..., Any]
+    every: int = 1
 
 
-SCENARIOS = {
-    "fresh": Scenario(lambda root, variant: None, None),
-    "recovery": Scenario(prepare_recovery, 2),
-}
-MODES = ("before", "torn", "after", "enospc", "eio")
+KILLING = ("before", "torn", "after")
+MODES = (*KILLING, "enospc", "eio")
 
 
 class Trials:
     """All faults of one scenario, each tried in a copy of the same beginning."""
 
-    def __init__(self, base: Path, scenario: Scenario, manager_class: Callable[..., Any]) -> None:
-        self.base, self.scenario, self.manager_class = base, scenario, manager_class
+    def __init__(self, base: Path, scenario: Scenario) -> None:
+        self.base, self.scenario, self.manager_class = base, scenario, scenario.manager_class
         self.variant = PLAIN
         self.template = base / "template"
         self.template.mkdir()
@@ -72,7 +74,7 @@ class Trials:
     def run(self, share: tuple[int, int]) -> dict[str, Any]:
         numbered = list(enumerate(self.names, 1))
         trials = [(at, mode) for at, name in numbered for mode in MODES if mode != "torn" or name == "write"]
-        for at, mode in trials[share[0] :: share[1]]:
+        for at, mode in trials[:: self.scenario.every][share[0] :: share[1]]:
             self._try(at, mode)
         return {**self.counts, "wrong": self.wrong}
 
@@ -102,7 +104,8 @@ class Trials:
             with fs.using(FaultInjecting(at, mode)):
                 train(root, self.variant, stop_at=self.scenario.stop_at, manager_class=self.manager_class)
 
-        first = in_fork(broken)
+        ends_by_itself = mode not in KILLING and self.names[at - 1] != "close"
+        first = in_process(broken) if ends_by_itself else in_fork(broken)
         second = self._go_on(root)
         kind = {0: "absorbed", -signal.SIGKILL: "killed", 7: "refused"}.get(first)
         self.counts["faults"] += 1
@@ -166,22 +169,29 @@ class NaiveManager(CheckpointManager):
         return TrainState(step=int(folder.name.removeprefix("step-")))
 
 
-MANAGERS: dict[str, Callable[..., Any]] = {"foundry": CheckpointManager, "naive": NaiveManager}
+SCENARIOS = {
+    "fresh": Scenario(lambda root, variant: None, None, CheckpointManager),
+    "recovery": Scenario(prepare_recovery, 2, CheckpointManager),
+    "naive": Scenario(lambda root, variant: None, None, NaiveManager, every=4),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--scenario", choices=list(SCENARIOS), default="fresh")
+    parser.add_argument("scenario", nargs="+", choices=list(SCENARIOS))
     parser.add_argument("--share", default="0/1")
-    parser.add_argument("--manager", choices=list(MANAGERS), default="foundry")
     given = parser.parse_args()
     part, _, parts = given.share.partition("/")
     warm_up()
-    base = Path(tempfile.mkdtemp(dir=scratch_root(), prefix="foundry-faults-"))
-    try:
-        found = Trials(base, SCENARIOS[given.scenario], MANAGERS[given.manager]).run((int(part), int(parts)))
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    found: dict[str, dict[str, Any]] = {}
+    for name in given.scenario:
+        started = time.monotonic()
+        base = Path(tempfile.mkdtemp(dir=scratch_root(), prefix="foundry-faults-"))
+        try:
+            found[name] = Trials(base, SCENARIOS[name]).run((int(part), int(parts)))
+        finally:
+            shutil.rmtree(base, ignore_errors=True)
+        found[name]["seconds"] = time.monotonic() - started
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()
     os._exit(0)  # objects kept from the collector would be reported as leaks at a normal end

@@ -269,6 +269,17 @@ def in_fork(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def in_process(work: Callable[[], None]) -> int:
+    """Run `work` here, at half the cost of a fork; returns what `in_fork` would, for work that ends by itself."""
+    try:
+        work()
+    except FoundryError as error:
+        return error.exit_code
+    except Exception:
+        return 70
+    return 0
+
+
 def warm_up() -> None:
     """Load and build at once what is loaded and built at first use, so that no fork has to; then keep it shared."""
     torch.set_num_threads(1)

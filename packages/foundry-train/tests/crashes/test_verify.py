@@ -154,6 +154,17 @@ def test_a_replay_compares_the_newest_stretch(run: Path) -> None:
         verify_run(run, replay=1)
 
 
+@pytest.mark.parametrize(("limit", "stretch"), [(1, (4, 5)), (2, (3, 5)), (9, (3, 5))])
+def test_a_replay_repeats_as_many_steps_as_it_may(
+    harness: ModuleType, tmp_path: Path, limit: int, stretch: Any
+) -> None:
+    harness.train(tmp_path, harness.Variant(steps=5, keep=3))
+
+    report = verify_run(tmp_path / "run", replay=limit, replayer=lambda start, step: "sha256:other")
+
+    assert report.replayed == stretch
+
+
 def test_a_replay_without_a_short_enough_stretch_is_noted(run: Path) -> None:
     shutil.rmtree(checkpoint(run, 3))
 

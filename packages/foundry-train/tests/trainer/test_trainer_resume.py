@@ -47,6 +47,26 @@ def test_running_a_complete_run_again_says_so_and_changes_nothing(project, tmp_p
     assert {path: path.stat().st_mtime_ns for path in (first.run_dir / "checkpoints").rglob("*")} == before
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer/optimizer.safetensors"])
+def test_a_complete_run_whose_last_checkpoint_was_damaged_reaches_the_same_end_again(
+    project, read, tmp_path, caplog, name
+):
+    config = project.config(tmp_path / "run", save_every_steps=4)
+    first = project.train(config)
+    before = read.losses(first), read.weights(first)
+    file = first.run_dir / "checkpoints/step-00000012" / name
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+
+    second = project.train(config)
+
+    assert (second.already_done, second.resumed_from, second.steps) == (False, 8, 12)
+    assert (read.losses(second), read.weights(second)) == before
+    assert (first.run_dir / "checkpoints/.quarantine/step-00000012" / name).exists()
+    assert f"the run was complete, but step-00000012 is not: {name} is damaged" in caplog.text
+
+
 @pytest.mark.parametrize(("step", "number", "code"), [(1, signal.SIGTERM, 143), (7, signal.SIGINT, 130)])
 def test_a_signal_saves_and_stops_and_the_next_start_goes_on_bit_for_bit(project, read, tmp_path, step, number, code):
     whole = project.train(project.config(tmp_path / "whole"))
@@ -80,6 +100,8 @@ def test_a_signal_in_an_earlier_stage_ends_at_once_and_leaves_nothing_half_done(
 
     with pytest.raises(Stopped) as caught:
         project.train(config, reporter=Impatient())
+    status = json.loads((tmp_path / "run/status.json").read_bytes())
+    assert (status["phase"], status["exit_reason"], status["step"]) == ("stopped", "SIGTERM", 0)
 
     assert caught.value.exit_code == 143
     assert project.train(config).steps == 12
