@@ -115,7 +115,29 @@ def test_inspect_shows_the_texts_of_a_batch_and_the_same_by_step_and_position(fo
     assert "--- sequence" in foundry("inspect", "data", project, "--step", 1, "--limit", 1).out
 
 
-@pytest.mark.parametrize("arguments", [[], ["--step", 1, "--position", 0]])
+def test_inspect_shows_the_whole_batch_of_a_position_inside_it(foundry, project):
+    by_step, inside = (
+        foundry("inspect", "data", project, *place, "--json") for place in (("--step", 2), ("--position", 3))
+    )
+
+    assert json.loads(inside.out) == json.loads(by_step.out)
+
+
+def test_inspect_says_which_places_there_are_where_one_is_not(foundry, project):
+    steps = json.loads(foundry("plan", project, "--json").out)["total_steps"]
+    sequences = json.loads(foundry("preprocess", project, "--json").out)["train"]["sequences"]
+
+    for arguments, message in [
+        (["--step", steps + 1], f"1 to {steps}"),
+        (["--position", sequences], f"0 to {sequences - 1}"),
+        (["--position", 0, "--epoch", 10**6], f"--epoch {10**6} --position 0 is past the end of the training"),
+    ]:
+        answer = foundry("inspect", "data", project, *arguments)
+        assert (answer.code, message in answer.err) == (2, True), answer.err
+    assert foundry("inspect", "data", project, "--step", steps).code == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--step", 1, "--position", 0], ["--step", 1, "--epoch", 1]])
 def test_inspect_wants_one_batch(foundry, project, arguments):
     assert foundry("inspect", "data", project, *arguments).code == 2
 

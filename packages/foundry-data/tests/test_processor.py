@@ -159,6 +159,19 @@ def test_parts_and_merge_give_the_store_of_one_machine(copy, prepared, monkeypat
     assert merged.data_digest == prepared.data_digest
 
 
+def test_merging_takes_the_parts_that_are_complete_and_names_what_lacks(copy, prepared):
+    processor = DataProcessor(experiment(), copy)
+    processor.preprocess(part=Part(2, 3))
+    with pytest.raises(DataError, match=r"parts 1, 3 of 3 are missing .*--shard 1/3"):
+        processor.merge()
+
+    with pytest.raises(DataError, match=r"no parts of .*part-2-of-3 was made from other inputs or settings"):
+        DataProcessor(experiment(add_bos=True), copy).merge()
+
+    processor.preprocess(part=Part(1, 1))
+    assert processor.merge().train.manifest.files == prepared.train.manifest.files
+
+
 def test_the_tokenizer_goes_where_the_config_says(copy):
     config = experiment(tokenizer={"output_dir": "tok"})
 

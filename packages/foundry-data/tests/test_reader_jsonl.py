@@ -47,6 +47,14 @@ def test_sources_count_lines_and_blank_lines_mean_nothing(tmp_path):
     assert stream.report.empty_documents == 0
 
 
+def test_a_null_is_a_document_without_text_by_the_same_policy(tmp_path):
+    found, report = read(tmp_path / "a.jsonl", '{"text": null}\n{"text": "one"}\n')
+
+    assert (found, report.empty_documents) == (["one"], 1)
+    with pytest.raises(DataError, match=r"a\.jsonl:1 has no text"):
+        read(tmp_path / "a.jsonl", '{"text": null}\n', empty_documents="refuse")
+
+
 def test_strings_are_kept_as_they_are_written(tmp_path):
     found, report = read(
         tmp_path / "a.jsonl", '{"text": "a\\r\\nb\\u0000\\u001b"}\n{"text": "raw\x01 NaN", "x": NaN}\n'
@@ -67,7 +75,7 @@ def test_strings_are_kept_as_they_are_written(tmp_path):
             '{"texts": "x", "id": 1}',
             r"no field 'text'\. Did you mean 'texts'\? It has: texts, id; set data\.text_field",
         ),
-        ('{"text": null}', "null under 'text', not a string"),
+        ('{"text": tru}', r"a\.jsonl:2 is not JSON: Expecting value: column 10 "),
         ('{"text": {"en": "x"}}', "an object under 'text'"),
         ('{"text": 3}', "a number under 'text'"),
         ('{"text": "a"} {"text": "b"}\n\n', r"a\.jsonl:2 is not JSON: Extra data"),

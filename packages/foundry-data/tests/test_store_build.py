@@ -124,7 +124,9 @@ def test_parts_that_do_not_belong_together_are_named(unigram, tmp_path):
 
     for parts, message in [
         ([], "no parts"),
-        ([one], "part 1 of 2, but 1 parts were given"),
+        ([one], "part 2 of 2 is missing .*--shard 2/2"),
+        ([part(3, 4)], "parts 1, 2, 4 of 4 are missing .*--shard 1/4"),
+        ([one, part(2, 3)], "2-3-0 is part 2 of 3, but .*1-2-0 is one of 2 parts"),
         ([one, one], "are both part 1 of 2"),
         ([one, other], "other inputs: add_bos differs"),
         ([one, whole], "is a whole store"),

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from foundry_config.errors import DataError
+from foundry_data import tokenizer_export
 from foundry_data.hf_conversion import to_rust_tokenizer
 from foundry_data.sentencepiece_model import parse_model, with_exact_scores
 from foundry_data.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -173,3 +174,13 @@ def test_unusual_strings_are_the_same_everywhere_and_valid():
     assert strings == unusual_strings(500)
     assert all(text.encode() for text in strings)
     assert any("\u2581" in text for text in strings)
+
+
+def test_of_giant_texts_only_the_beginnings_are_compared():
+    giant = "a b\n" * 10**6
+
+    lines = tokenizer_export._first_lines(iter(["short", giant, *["c" * 2**20] * 100]))
+
+    assert lines[:2] == ["short", "short"]
+    assert max(map(len, lines)) == tokenizer_export.CHECKED_LINE
+    assert sum(map(len, lines)) <= tokenizer_export.CHECKED_CHARACTERS + 2 * tokenizer_export.CHECKED_LINE

@@ -98,6 +98,18 @@ def test_a_vocabulary_too_large_for_the_corpus_is_refused_with_the_largest_possi
     assert train_tokenizer(WORDS, vocab_size=possible, model_type=model_type).vocab_size == possible
 
 
+def test_a_vocabulary_of_billions_is_refused_at_once():
+    with pytest.raises(DataError, match=r"vocab_size is 2,147,483,647, .* at most \d+ pieces"):
+        train_tokenizer(WORDS, vocab_size=2**31 - 1)
+
+
+def test_the_least_vocabulary_of_a_char_model_counts_the_line_break():
+    with pytest.raises(DataError, match="at least 261"):
+        train_tokenizer(WORDS, vocab_size=10, model_type="char", whitespace_pieces=True)
+
+    assert train_tokenizer(WORDS, vocab_size=261, model_type="char", whitespace_pieces=True).vocab_size == 261
+
+
 @pytest.mark.parametrize("model_type", ["unigram", "bpe", "char"])
 def test_a_vocabulary_too_small_for_the_characters_is_refused_with_the_least_needed(model_type):
     with pytest.raises(DataError, match=r"at least (\d+)") as refusal:
@@ -109,7 +121,14 @@ def test_a_vocabulary_too_small_for_the_characters_is_refused_with_the_least_nee
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("model_type", "unigramm"), ("vocab_size", 3), ("user_defined_symbols", ("a b",))],
+    [
+        ("model_type", "unigramm"),
+        ("vocab_size", 3),
+        ("user_defined_symbols", ("a b",)),
+        ("user_defined_symbols", ("<s>",)),
+        ("user_defined_symbols", ("x", "<0x41>")),
+        ("character_coverage", 0.5),
+    ],
 )
 def test_an_impossible_setting_is_refused(field, value):
     with pytest.raises(ConfigError, match=f"tokenizer.{field}"):

@@ -113,7 +113,7 @@ def test_a_program_that_vanished_after_the_check_is_named(tmp_path):
         (["no-such-program-anywhere"], r"there is no program 'no-such-program-anywhere' on PATH"),
         (["./plain.txt"], r"there is no program './plain.txt' in .*; install it, or make the file executable"),
         ([], "length >= 1"),
-        ("tr a b", "Expected `array`, got `str`"),
+        ("tr a b", "command is 'tr a b': expected `array`, got `str`"),
     ],
 )
 def test_a_command_that_cannot_run_is_refused_before_any_text(tmp_path, command, said):

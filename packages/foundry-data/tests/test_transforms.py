@@ -32,7 +32,7 @@ def test_good_steps_pass_and_show_their_options_with_defaults():
         ({"name": "regex_drop", "patern": "x"}, "'regex_drop' has no option 'patern'. Did you mean 'pattern'?"),
         ({"name": "lowercase", "pattern": "x"}, "'lowercase' has no option 'pattern'. Known: none"),
         ({"name": "regex_drop"}, "'regex_drop' needs the option 'pattern'"),
-        ({"name": "regex_drop", "pattern": 3}, "Expected `str`, got `int` - at `$.pattern`"),
+        ({"name": "regex_drop", "pattern": 3}, "pattern is 3: expected `str`, got `int`"),
         ({"pattern": "x"}, "a step is a name, or a mapping with a `name` or a `command`"),
         ({"name": 3}, "a step is a name"),
         ({"name": "lowercase", "command": ["cat"]}, "has no option 'command'"),

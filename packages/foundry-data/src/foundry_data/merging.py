@@ -17,6 +17,8 @@ from foundry_data.encoding import EncodedBlock
 from foundry_data.store import ChunkStore
 from foundry_data.store_writer import StoreHeader
 
+SHOWN_PARTS = 8  # of those that are missing
+
 
 def check_parts(stores: Sequence[ChunkStore]) -> list[ChunkStore]:
     """Return the parts in order.
@@ -25,10 +27,12 @@ def check_parts(stores: Sequence[ChunkStore]) -> list[ChunkStore]:
         DataError: They are not exactly the parts 1 to n of one store.
     """
     numbered: dict[int, ChunkStore] = {}
+    whole = 0
     for store in stores:
         number, of = _part(store)
-        if of != len(stores):
-            raise DataError(f"{store.folder} is part {number} of {of}, but {len(stores)} parts were given")
+        whole = whole or of
+        if of != whole:
+            raise DataError(f"{store.folder} is part {number} of {of}, but {stores[0].folder} is one of {whole} parts")
         if number in numbered:
             raise DataError(f"{store.folder} and {numbered[number].folder} are both part {number} of {of}")
         if (difference := _difference(stores[0], store)) is not None:
@@ -36,7 +40,15 @@ def check_parts(stores: Sequence[ChunkStore]) -> list[ChunkStore]:
         numbered[number] = store
     if not numbered:
         raise DataError("there are no parts to merge")
+    if missing := [number for number in range(1, whole + 1) if number not in numbered]:
+        raise DataError(_missing(missing, whole, numbered[min(numbered)]))
     return [numbered[number] for number in sorted(numbered)]
+
+
+def _missing(numbers: list[int], of: int, one: ChunkStore) -> str:
+    shown = ", ".join(map(str, numbers[:SHOWN_PARTS])) + ", ..." * (len(numbers) > SHOWN_PARTS)
+    are = f"part {shown} of {of} is" if len(numbers) == 1 else f"parts {shown} of {of} are"
+    return f"{are} missing beside {one.folder}; make it with `foundry preprocess --shard {numbers[0]}/{of}`"
 
 
 def _part(store: ChunkStore) -> tuple[int, int]:

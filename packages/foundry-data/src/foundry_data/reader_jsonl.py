@@ -2,8 +2,8 @@
 
     {"text": "One small step.", "id": 7}      text_field="text"      -> "One small step."
 
-Blank lines mean nothing and are passed over. The strings of JSON are kept exactly as they are written, line breaks
-included.
+Blank lines mean nothing and are passed over; a null is a document without text. The strings of JSON are kept exactly as
+they are written, line breaks included.
 """
 
 import json
@@ -89,13 +89,16 @@ def _slow_text(line: bytes, record: int, intake: Intake) -> str | None:
     try:
         value: Any = json.loads(decoded, strict=False)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place} is not JSON: {error}; every line of a .jsonl file is one JSON object") from error
+        what = str(error).replace("line 1 column", "column")  # the place says the line
+        raise DataError(f"{place} is not JSON: {what}; every line of a .jsonl file is one JSON object") from error
     if not isinstance(value, dict):
         raise DataError(
             f"{place} holds {JSON_NAMES[type(cast(object, value))]}, not an object; write {{{json.dumps(field)}: ...}}"
         )
     record_fields = cast(dict[str, Any], value)
     text = record_fields.get(field)
+    if text is None and field in record_fields:  # without text, as a null of Parquet is
+        return ""
     if not isinstance(text, str):
         raise DataError(f"{place} {_field_problem(field, list(record_fields), text)}; set data.text_field")
     if not is_unicode(text):

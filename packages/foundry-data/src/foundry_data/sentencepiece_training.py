@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 MODEL_TYPES = ("unigram", "bpe", "char")
 SPECIAL_TOKENS = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}
+SPECIAL_TEXTS = ("<pad>", "<unk>", "<s>", "</s>")
+LEAST_COVERAGE = 0.98  # SentencePiece takes no less
+MOST_PIECES = 10**7  # SentencePiece takes a minute to refuse 2**31; no corpus yields so many
 POLL_SECONDS = 0.1
 
 Progress = Callable[[int], None]
@@ -62,6 +65,18 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise ConfigError(
                 f"tokenizer.user_defined_symbols: {spaced[0]!r} has a space or is empty; SentencePiece never matches it"
             )
+        if taken := [symbol for symbol in self.user_defined_symbols if self._is_taken(symbol)]:
+            raise ConfigError(
+                f"tokenizer.user_defined_symbols: {taken[0]!r} is a piece of every vocabulary already; leave it out"
+            )
+        if not LEAST_COVERAGE <= self.character_coverage <= 1:
+            raise ConfigError(
+                f"tokenizer.character_coverage is {self.character_coverage}; SentencePiece takes {LEAST_COVERAGE} to 1"
+            )
+
+    def _is_taken(self, symbol: str) -> bool:
+        is_byte = self.byte_fallback and re.fullmatch(r"<0x[0-9A-F]{2}>", symbol) is not None
+        return symbol in SPECIAL_TEXTS or is_byte
 
 
 def train_tokenizer(
@@ -119,11 +134,8 @@ def _train(
 
 def _trainer_options(settings: TrainingSettings) -> dict[str, Any]:
     """The settings under the names of SentencePiece's trainer."""
-    symbols = list(settings.user_defined_symbols)
-    if settings.whitespace_pieces and "\n" not in symbols:
-        symbols.append("\n")
     return {
-        "vocab_size": settings.vocab_size,
+        "vocab_size": min(settings.vocab_size, MOST_PIECES),
         "model_type": settings.model_type,
         "normalization_rule_name": settings.normalization,
         "byte_fallback": settings.byte_fallback,
@@ -132,12 +144,17 @@ def _trainer_options(settings: TrainingSettings) -> dict[str, Any]:
         "add_dummy_prefix": settings.add_dummy_prefix,
         "remove_extra_whitespaces": settings.remove_extra_whitespaces,
         "allow_whitespace_only_pieces": settings.whitespace_pieces,
-        "user_defined_symbols": symbols,
+        "user_defined_symbols": _symbols(settings),
         "num_threads": settings.num_threads,
         "max_sentence_length": MAX_LINE_BYTES,
         "input_sentence_size": 0,  # SentencePiece's own sampling cannot be seeded per call
         **SPECIAL_TOKENS,
     }
+
+
+def _symbols(settings: TrainingSettings) -> list[str]:
+    symbols = list(settings.user_defined_symbols)
+    return [*symbols, "\n"] if settings.whitespace_pieces and "\n" not in symbols else symbols
 
 
 def _lines(
@@ -202,7 +219,7 @@ def _explain(error: BaseException, settings: TrainingSettings, report: TrainingR
         return _too_large(settings.vocab_size, int(match[1]))
     needed = re.search(r"smaller than required_chars. \d+ vs (\d+)", text)
     if needed or "char_model_trainer" in text:
-        least = int(needed[1]) if needed else 260 + len(settings.user_defined_symbols)
+        least = int(needed[1]) if needed else 260 + len(_symbols(settings))
         return DataError(
             f"tokenizer.vocab_size is {settings.vocab_size:,}, but the special tokens, bytes and characters of this "
             f"corpus alone need {least:,}; set tokenizer.vocab_size to at least {least:,}"

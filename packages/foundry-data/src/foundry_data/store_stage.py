@@ -89,14 +89,35 @@ def join_parts(wanted: SplitStore, progress: Progress) -> ChunkStore:
     folder = wanted.folder
     if (folder / MANIFEST).is_file():
         return ChunkStore.open(folder)
-    parts = [
-        path for path in folder.parent.glob(f"{folder.name}.part-*-of-*") if re.search(r"part-\d+-of-\d+$", path.name)
-    ]
-    if not parts:
-        raise DataError(f"there are no parts of {folder} to join; make them with `foundry preprocess --shard 1/N`")
     return merge_stores(
-        parts,
+        _parts_of(wanted),
         folder,
         shard_tokens=wanted.stage.shard_tokens,
         progress=lambda done: progress("merging", done, None),
     )
+
+
+def _parts_of(wanted: SplitStore) -> list[Path]:
+    """Return the parts of a store that lie beside it: all of one number of parts, or as many as there are.
+
+    Raises:
+        DataError: There is none; names those of other inputs.
+    """
+    prepared = wanted.folder.parent
+    found: dict[int, list[Path]] = {}
+    others: list[str] = []
+    for path in sorted(prepared.glob(f"{wanted.name}-*.part-*-of-*")):
+        if match := re.fullmatch(r"(.+)\.part-\d+-of-(\d+)", path.name):
+            if match[1] == wanted.folder.name:
+                found.setdefault(int(match[2]), []).append(path)
+            else:
+                others.append(path.name)
+    if not found:
+        foreign = (
+            f"; {', '.join(others[:3])} {'was' if len(others) == 1 else 'were'} made from other inputs or settings"
+        )
+        raise DataError(
+            f"there are no parts of {wanted.folder} to join{foreign if others else ''}; "
+            "make them with `foundry preprocess --shard 1/N`"
+        )
+    return min(found.items(), key=lambda item: (item[0] - len(item[1]), item[0]))[1]

@@ -37,6 +37,8 @@ OWN_FILES = (MODEL, TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP)
 NO_LENGTH_LIMIT = 10**30  # what transformers itself writes for "unknown"
 UNUSUAL_STRINGS = 3000
 CHECKED_LINES = 2000
+CHECKED_LINE = 2**17  # characters of a text that are compared: `tokenizers` takes 200 bytes of memory for each
+CHECKED_CHARACTERS = 2**23  # of all texts together
 
 
 def write_hf_tokenizer(
@@ -127,10 +129,14 @@ def _differences(tokenizer: SentencePieceTokenizer, rust: RustTokenizer, texts: 
 
 
 def _first_lines(sample: Iterable[str]) -> list[str]:
+    """Return the beginnings of the first texts, whole and line by line; the amount is bounded."""
     lines: list[str] = []
+    characters = 0
     for text in sample:
-        lines += [line for line in (text, *text.split("\n")) if line]
-        if len(lines) >= CHECKED_LINES:
+        start = text[:CHECKED_LINE]
+        lines += [line for line in (start, *start.split("\n")) if line]
+        characters += 2 * len(start)
+        if len(lines) >= CHECKED_LINES or characters >= CHECKED_CHARACTERS:
             break
     return lines[:CHECKED_LINES]
 

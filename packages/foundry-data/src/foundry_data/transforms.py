@@ -10,6 +10,7 @@ A seed of its own is derived for every step from the experiment's seed, the step
 before: a step put in front of the others does not change what they draw.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,7 +147,17 @@ def _convert(options: dict[str, Any], kind: type[Kind], name: str) -> Kind:
     try:
         return msgspec.convert(options, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name!r}: {error}") from None
+        raise ConfigError(f"{name!r}: {_with_value(str(error), options)}") from None
+
+
+def _with_value(problem: str, options: dict[str, Any]) -> str:
+    """Say of a problem that msgspec found which option it is about, and the value.
+
+    >>> _with_value("Expected `float` <= 1.0 - at `$.fraction`", {"fraction": 2})
+    'fraction is 2: expected `float` <= 1.0'
+    """
+    match = re.fullmatch(r"E(xpected .*) - at `\$\.(\w+)\S*`", problem)
+    return f"{match[2]} is {options[match[2]]!r}: e{match[1]}" if match else problem
 
 
 TRANSFORMS: dict[str, type[Transform]] = TEXT_TRANSFORMS | FILTER_TRANSFORMS | DUPLICATE_TRANSFORMS
