@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from foundry_config.errors import CheckpointError, ConfigError, StorageError
+from foundry_train.evaluation_targets import find_models
 from foundry_train.export import export_checkpoint, revision_names
 from foundry_train.export.push import push_folders
 from foundry_train.manifest import Consumed, FileEntry, Manifest, WeightsSummary, read_manifest, seal
@@ -141,3 +142,13 @@ def test_each_revision_becomes_a_branch(tmp_path):
 def test_a_refused_upload_names_the_branch_and_what_is_there_already(tmp_path):
     with pytest.raises(StorageError, match=r"upload of 'b' to 'me/model' failed: no route; already uploaded: a"):
         push_folders({"a": tmp_path, "b": tmp_path}, "me/model", api=FakeHub(refused="b"))
+
+
+def test_an_exported_checkpoint_starts_texts_with_the_token_of_its_run(make_run, tmp_path):
+    (checkpoint,), _ = find_models(make_run())
+
+    export_checkpoint(checkpoint.path, tmp_path / "model")
+    export_checkpoint(tmp_path / "model", tmp_path / "again")
+
+    assert checkpoint.start == "eos"
+    assert [find_models(tmp_path / name)[0][0].start for name in ("model", "again")] == ["eos", "eos"]

@@ -47,7 +47,9 @@ class EvaluatedModel(NamedTuple):
     @property
     def start(self) -> Start | None:
         """What stood before each document in training; None where nothing is known."""
-        return trained_start(self.config.data) if self.config is not None else None
+        if self.config is not None:
+            return trained_start(self.config.data)
+        return (self.manifest.document_start or None) if self.manifest is not None else None  # unset is false
 
     def facts(self) -> CheckpointFacts:
         """What tells the weights apart; of a foreign folder the digest of its files."""

@@ -108,6 +108,9 @@ def _read_prompts(path: Path | None) -> list[str]:
     from foundry_config import DataError
 
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")  # newlines of Windows and old Macs are read as \n
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--prompts-file {path} cannot be read: {error}") from error
+    if not text:
+        raise DataError(f"--prompts-file {path} is empty; leave the option out to start afresh")
+    return text.removesuffix("\n").split("\n")  # splitlines() would cut at form feeds and U+2028 too

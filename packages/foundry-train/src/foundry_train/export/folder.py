@@ -16,6 +16,7 @@ import msgspec
 
 from foundry_config.errors import CheckpointError, ConfigError
 from foundry_data import fs
+from foundry_train.evaluation_targets import find_models
 from foundry_train.export.model_card import model_card
 from foundry_train.manifest import MANIFEST_NAME, Manifest, ManifestError, read_manifest, seal
 from foundry_train.report.run_data import RunData, read_run
@@ -73,11 +74,13 @@ def _write(checkpoint: Path, manifest: Manifest, partial: Path) -> Manifest:
     fs.make_directories(partial)
     for name in names:
         _copy(checkpoint / name, partial / name, manifest)
+    (model,), _ = find_models(checkpoint)
     exported, content = seal(
         msgspec.structs.replace(
             manifest,
             kind="weights",
             files={name: manifest.files[name] for name in names},
+            document_start=model.start or msgspec.UNSET,
             supersedes=[*manifest.supersedes, manifest.self_digest],
         )
     )
