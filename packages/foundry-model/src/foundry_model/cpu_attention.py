@@ -109,7 +109,7 @@ def _gradients(
         weights = torch.softmax(scores, -1)
         d_value[:, seen] += torch.bmm(weights.mT, grad[:, now])
         d_weights = torch.bmm(grad[:, now], value[:, seen].mT)
-        d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+        d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
         d_query[:, now] = torch.bmm(d_scores, key[:, seen])
         d_key[:, seen] += torch.bmm(d_scores.mT, query[:, now])
     return d_query, d_key, d_value
