@@ -13,6 +13,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -30,6 +31,7 @@ CHUNK_BYTES = 2**16
 
 # Process groups of running programs, so that a worker that has to end at once can end them too.
 _running: set[int] = set()
+_starting = threading.Lock()  # held from the start of a program until it is in the set
 
 
 class Command(DocumentTransform):
@@ -65,7 +67,8 @@ def find_program(name: str, base_dir: Path) -> Path:
 
 
 def stop_running_programs() -> None:
-    """Kill every program that a step of this process has started and that still runs."""
+    """Kill every program that a step of this process has started and that still runs; it can start no more."""
+    _starting.acquire()  # for good: whoever is about to start another one waits for the end of the process
     for group in list(_running):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
@@ -80,10 +83,11 @@ def _run(arguments: list[str], text: str, timeout_seconds: float, base_dir: Path
     shown = escaped(" ".join(arguments))
     pipe = subprocess.PIPE
     try:
-        process = subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, cwd=base_dir, process_group=0)
+        with _starting:
+            process = subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, cwd=base_dir, process_group=0)
+            _running.add(process.pid)
     except OSError as error:
         raise DataError(f"cannot start {shown}: {error.strerror or error}") from error
-    _running.add(process.pid)
     try:
         output, complaints = _talk(process, text.encode(), timeout_seconds)
     except TimeoutError as error:
