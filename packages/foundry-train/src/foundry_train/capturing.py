@@ -16,6 +16,7 @@ import torch
 
 from foundry_config import ExperimentConfig
 from foundry_model.pretrained import model_state
+from foundry_model.scoring_tokenizer import trained_start
 from foundry_train.checkpoint_files import Capture, model_files
 from foundry_train.manifest import Consumed, Kind, Manifest, WeightsSummary
 from foundry_train.plain_values import encode_plain
@@ -104,6 +105,7 @@ def describe_run(
         tokenizer=identity.tokenizer,
         fingerprint=identity.fingerprint,
         loss=_finite_or_none(occasion.loss),
+        document_start=trained_start(config.data),
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

@@ -116,7 +116,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fingerprint: dict[str, Any] = {}
     loss: float | None = None
     document_start: Literal["bos", "eos"] | msgspec.UnsetType = msgspec.UNSET
-    """Of an export, which has no run to ask: what stood before each document in training."""
+    """What stood before each document in training, for a folder that has no run around it to ask."""
     time: str = ""
     """For people only; no decision uses it."""
     self_digest: str = ""

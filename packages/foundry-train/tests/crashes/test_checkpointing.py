@@ -62,6 +62,7 @@ def test_the_manifest_says_all_that_is_known(small: Any) -> None:
     }
     assert manifest.model_config["layers"] == 1 and manifest.training_config["train_steps"] == 4
     assert (manifest.loss, manifest.kind, manifest.milestone, manifest.parent) == (2.5, "full", False, None)
+    assert manifest.document_start == "eos"
     assert manifest.weights.digest == small.digest()
     assert manifest.weights.params == sum(p.numel() for p in small.model.parameters())
     assert sorted(manifest.files) == [
