@@ -27,6 +27,8 @@ TABLES = [
         (["model.use_flash_attention=true", "model.attention=eager"], "contradicts attention: eager"),
         (["tokenizer.vocab_size=260"], "260 leaves no entry for text: 4 special tokens + 256 bytes (byte_fallback)"),
         (["tokenizer.user_defined_symbols=[a, b, a]"], "tokenizer.user_defined_symbols[2]: 'a' is listed twice"),
+        (["tokenizer.user_defined_symbols=[<s>]"], "'<s>' is a piece of every vocabulary already; leave it out"),
+        (["tokenizer.character_coverage=0.9"], "tokenizer.character_coverage: must be"),
         (["training.train_words=5"], "training.train_words: train_steps already says how long the run is"),
         (
             ["training.warmup_steps=2", "training.warmup_ratio=0.1"],

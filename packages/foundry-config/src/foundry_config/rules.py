@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 Found = Iterator[tuple[str | Path, str]]
 
-SPECIAL_TOKENS = 4  # pad, unk, bos, eos
+SPECIAL_TEXTS = ("<pad>", "<unk>", "<s>", "</s>")
+SPECIAL_TOKENS = len(SPECIAL_TEXTS)
 BYTES = 256
 MAX_CELLS = 10_000
 MAX_NAME_BYTES = 255  # of one component of a path, on every common file system
@@ -100,10 +101,12 @@ def vocabulary_holds_the_special_tokens(tokenizer: "TokenizerConfig") -> Found:
 
 
 def symbols_differ(tokenizer: "TokenizerConfig") -> Found:
-    """No symbol is listed twice."""
+    """No symbol is listed twice, or is a piece of every vocabulary anyway."""
     for index, symbol in right_items(tokenizer.user_defined_symbols):
         if symbol in tokenizer.user_defined_symbols[:index]:
             yield f"user_defined_symbols.{index}", f"{symbol!r} is listed twice"
+        if symbol in SPECIAL_TEXTS:
+            yield f"user_defined_symbols.{index}", f"{symbol!r} is a piece of every vocabulary already; leave it out"
 
 
 def one_length(training: "TrainingConfig") -> Found:

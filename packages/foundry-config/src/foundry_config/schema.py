@@ -125,8 +125,8 @@ class TokenizerConfig(Config, frozen=True, kw_only=True):
     """Unicode normalization; only `identity` is lossless."""
     byte_fallback: Identity[bool] = True
     """Spell characters outside the vocabulary as bytes, so that nothing is unknown."""
-    character_coverage: Identity[Annotated[float, Meta(gt=0, le=1)]] = 0.9995
-    """Share of the characters of the corpus that the vocabulary covers."""
+    character_coverage: Identity[Annotated[float, Meta(ge=0.98, le=1)]] = 0.9995
+    """Share of the characters of the corpus that the vocabulary covers; SentencePiece takes no less than 0.98."""
     split_digits: Identity[bool] = False
     """Make every digit a piece of its own."""
     add_dummy_prefix: Identity[bool] = True

@@ -74,7 +74,7 @@ def assemble_model(
     INITS[config.model.init](model)
     model.foundry_attention = attention
     model.train()
-    logger.info("%s: %s parameters, attention %s", cls.__name__, f"{model.num_parameters():,}", attention)
+    logger.debug("%s: %s parameters, attention %s", cls.__name__, f"{model.num_parameters():,}", attention)
     return model if device is None else model.to(device)
 
 
