@@ -28,7 +28,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "llama": {"model.activation_function": "silu"},
     "mamba": {"model.activation_function": "silu"},
 }
-DROPOUTS = {"gpt2": [0.0, 0.1]}  # the other families have none on embeddings and residual branches
+DROPOUT = {"gpt2": "model.dropout", "llama": "model.attention_dropout"}  # a mamba has none
 
 
 class FamilyRun:
@@ -37,8 +37,10 @@ class FamilyRun:
     def __init__(self, harness: ModuleType, architecture: str, variant: Any, root: Path) -> None:
         self.harness, self.variant = harness, variant
         config = harness.config_for(variant)
-        fields = {"model.architecture": architecture, "model.dropout": variant.dropout, "tokenizer.vocab_size": 300}
-        self.config = replace_fields(config, fields | FIELDS[architecture])
+        fields = {"model.architecture": architecture, "tokenizer.vocab_size": 300, **FIELDS[architecture]}
+        if architecture in DROPOUT:
+            fields[DROPOUT[architecture]] = variant.dropout
+        self.config = replace_fields(config, fields)
         torch.manual_seed(0)
         self.model = create_model(self.config).train()
         self.manager = CheckpointManager(self.config, root, "commit")
@@ -107,9 +109,9 @@ def test_a_family_resumes_at_every_step_bit_for_bit(
     harness: ModuleType, fast_path: Path, tell: Callable[[str], None], architecture: str
 ) -> None:
     resumes = 0
-    combinations = list(itertools.product(DROPOUTS.get(architecture, [0.0]), [1, 3], PRECISIONS))
-    for number, (dropout, accumulation, precision) in enumerate(combinations):
-        background = bool(number % 2)
+    dropouts = [0.0, 0.1] if architecture in DROPOUT else [0.0]
+    combinations = list(itertools.product(dropouts, [1, 3], PRECISIONS, [False, True]))
+    for number, (dropout, accumulation, precision, background) in enumerate(combinations):
         variant = harness.Variant(
             dropout=dropout, accumulation=accumulation, precision=precision, background=background, keep=STEPS
         )
