@@ -46,12 +46,12 @@ def is_reference(name: str) -> bool:
     return REFERENCE.fullmatch(name) is not None
 
 
-def unknown_name(name: str, known: Iterable[str], *, kind: str) -> str | None:
-    """Return what is wrong with a name that is neither known nor a reference, or None."""
+def unknown_name(name: str, known: Iterable[str], *, kind: str, others: str = "or `module:function`") -> str | None:
+    """Return what is wrong with a name that is neither known nor a reference, or None; `others` may stand there too."""
     names = list(known)
     if name in names or is_reference(name):
         return None
-    return f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {', '.join(names)}, or `module:function`"
+    return f"unknown {kind} {name!r}.{did_you_mean(name, names)} Known: {', '.join(names)}, {others}"
 
 
 def is_activation(name: str) -> bool:

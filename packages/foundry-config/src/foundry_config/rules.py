@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Found = Iterator[tuple[str | Path, str]]
 
 SPECIAL_TEXTS = ("<pad>", "<unk>", "<s>", "</s>")
+OTHER_MODELS = "`hf:<model_type>` of transformers, or `module:function`"
 SPECIAL_TOKENS = len(SPECIAL_TEXTS)
 BYTES = 256
 MAX_CELLS = 10_000
@@ -39,7 +40,7 @@ def known_architecture(model: "ModelConfig") -> Found:
     if name.startswith("hf:"):
         if not name.removeprefix("hf:"):
             yield "architecture", "`hf:` needs a model type of transformers after it, for example hf:granite"
-    elif problem := names.unknown_name(name, names.ARCHITECTURES, kind="architecture"):
+    elif problem := names.unknown_name(name, names.ARCHITECTURES, kind="architecture", others=OTHER_MODELS):
         yield "architecture", problem
 
 

@@ -1,8 +1,10 @@
 """A run goes on where it stopped, bit for bit, or says by name why it does not."""
 
+import itertools
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -271,3 +273,20 @@ def test_every_optimizer_resumes_bit_for_bit(project, read, tmp_path, optimizer)
     project.train(config, hooks=[StopAt(5)])
 
     assert read.weights(project.train(config)) == read.weights(whole)
+
+
+def test_a_clock_that_jumps_by_years_changes_neither_the_training_nor_where_it_goes_on(
+    project, read, tmp_path, monkeypatch
+):
+    plain = project.train(project.config(tmp_path / "plain", save_every_steps=2))
+    true_time, calls = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: true_time() + 366 * 86_400 * (-1) ** next(calls))
+    config = project.config(tmp_path / "run", save_every_steps=2)
+    stopped = project.train(config, hooks=[StopAt(7)])
+    for age, folder in enumerate(sorted((tmp_path / "run" / "checkpoints").glob("step-*"))):
+        os.utime(folder, (10**9 - age, 10**9 - age))  # the newest step looks oldest
+
+    resumed = project.train(config)
+
+    assert (stopped.steps, resumed.resumed_from) == (7, 7)
+    assert read.losses(resumed) == read.losses(plain) and read.weights(resumed) == read.weights(plain)
