@@ -81,4 +81,5 @@ def _show(report: "VerifyReport") -> None:
         say(f"trained again from step {count(report.replayed[0])} to step {count(report.replayed[1])}")
     sound = all(item.of_comparison for item in report.findings if item.is_error)
     state = "all as they should be" if sound else "NOT all as they should be"
-    say(f"{count(report.checkpoints)} checkpoints, {count(report.files)} files, {size(report.bytes)}: {state}")
+    checkpoints = f"{count(report.checkpoints)} checkpoint{'s' if report.checkpoints != 1 else ''}"
+    say(f"{checkpoints}, {count(report.files)} files, {size(report.bytes)}: {state}")
