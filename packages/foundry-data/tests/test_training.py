@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundry_config import names
 from foundry_config.errors import ConfigError, DataError
+from foundry_data import sentencepiece_training
 from foundry_data.documents import Document
 from foundry_data.sentencepiece_training import TrainingSettings, train_tokenizer
 from foundry_data.training_lines import MAX_LINE_BYTES, TrainingReport, sample_in_order, split_line, training_lines
@@ -178,3 +180,7 @@ def test_training_on_a_sample_counts_it():
     train_tokenizer(WORDS * 50, vocab_size=SIZE, max_training_sentences=10, report=report)
 
     assert report.sampled_lines == 10
+
+
+def test_the_rules_of_configs_know_the_special_tokens():
+    assert names.SPECIAL_TEXTS == sentencepiece_training.SPECIAL_TEXTS

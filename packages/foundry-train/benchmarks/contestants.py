@@ -1,6 +1,6 @@
 """One contestant in a process of its own: train a shape for some steps, print one line of JSON.
 
-python contestants.py foundry tiny --steps 50 --folder /tmp/bench --compile off
+python contestants.py foundry tiny --steps 50 --folder bench --compile off
 """
 
 import argparse

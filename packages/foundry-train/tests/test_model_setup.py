@@ -10,6 +10,8 @@ from torch import nn
 from foundry_config import config_from_dict
 from foundry_config.errors import ConfigError
 from foundry_train import model_setup
+from foundry_train.build import fingerprint_of
+from foundry_train.distributed import World
 from foundry_train.model_setup import prepare_for_training, use_liger_kernels, wants_chunked_loss, wants_compile
 
 CPU = torch.device("cpu")
@@ -181,7 +183,20 @@ def test_compiling_keeps_the_model_itself_free_of_prefixes(monkeypatch):
 def test_attention_of_the_cpu_is_taken_in_bf16_where_neither_compiler_nor_recomputation_is(monkeypatch, asked, taken):
     monkeypatch.setattr(model_setup.TokenLoss, "compile", lambda *_, **__: None)
 
-    assert prepare(Recorder(), make_config(chunked_loss="off", **asked)).loss_function.cpu_attention is taken
+    config = make_config(chunked_loss="off", **asked)
+    prepared = prepare(Recorder(), config)
+
+    assert prepared.loss_function.cpu_attention is taken
+    assert ("cpu_attention" in fingerprint_of(prepared, config, World(0, 1, CPU))) is taken
+
+
+def test_no_batch_is_searched_for_padding():
+    model = Recorder()
+    model.warn_if_padding_and_no_attention_mask = lambda *_: pytest.fail("searched")
+
+    prepare(model, make_config(chunked_loss="off"))
+
+    model.warn_if_padding_and_no_attention_mask(torch.zeros(1, 2), None)
 
 
 def test_memory_of_a_device_is_known_here():

@@ -38,6 +38,8 @@ ACTIVATIONS = (
 )
 
 _SQUEEZED_ACTIVATIONS = frozenset("".join(c for c in name if c.isalnum()) for name in ACTIVATIONS)
+SPECIAL_TEXTS = ("<pad>", "<unk>", "<s>", "</s>")
+"""The special tokens of every tokenizer that is trained, in the order of their ids."""
 REFERENCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 

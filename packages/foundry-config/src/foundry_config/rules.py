@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 Found = Iterator[tuple[str | Path, str]]
 
-SPECIAL_TEXTS = ("<pad>", "<unk>", "<s>", "</s>")
 OTHER_MODELS = "`hf:<model_type>` of transformers, or `module:function`"
-SPECIAL_TOKENS = len(SPECIAL_TEXTS)
+SPECIAL_TOKENS = len(names.SPECIAL_TEXTS)
 BYTES = 256
 MAX_CELLS = 10_000
 MAX_NAME_BYTES = 255  # of one component of a path, on every common file system
@@ -106,7 +105,7 @@ def symbols_differ(tokenizer: "TokenizerConfig") -> Found:
     for index, symbol in right_items(tokenizer.user_defined_symbols):
         if symbol in tokenizer.user_defined_symbols[:index]:
             yield f"user_defined_symbols.{index}", f"{symbol!r} is listed twice"
-        if symbol in SPECIAL_TEXTS:
+        if symbol in names.SPECIAL_TEXTS:
             yield f"user_defined_symbols.{index}", f"{symbol!r} is a piece of every vocabulary already; leave it out"
 
 

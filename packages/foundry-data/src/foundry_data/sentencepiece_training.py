@@ -27,8 +27,8 @@ from foundry_data.training_lines import MAX_LINE_BYTES, TrainingReport, sample_i
 logger = logging.getLogger(__name__)
 
 MODEL_TYPES = ("unigram", "bpe", "char")
+SPECIAL_TEXTS = ("<pad>", "<unk>", "<s>", "</s>")  # as the rules of foundry_config have them (a test)
 SPECIAL_TOKENS = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}
-SPECIAL_TEXTS = ("<pad>", "<unk>", "<s>", "</s>")
 LEAST_COVERAGE = 0.98  # SentencePiece takes no less
 MOST_PIECES = 10**7  # SentencePiece takes a minute to refuse 2**31; no corpus yields so many
 POLL_SECONDS = 0.1

@@ -129,7 +129,12 @@ def special_ids(tokenizer: Any) -> SpecialIds:
 def fingerprint_of(trainable: TrainableModel, config: ExperimentConfig, world: World) -> dict[str, Any]:
     """What decides about the bits of this run, on this machine."""
     training = config.training
-    liger = {"liger_kernels": package_version("liger-kernel")} if training.liger_kernels else {}
+    # only where they are used: a run made without them has the fingerprint that it always had
+    kernels: dict[str, Any] = {}
+    if training.liger_kernels:
+        kernels["liger_kernels"] = package_version("liger-kernel")
+    if trainable.loss_function.cpu_attention:
+        kernels["cpu_attention"] = True
     return numeric_fingerprint(
         world.device,
         model=trainable.model,
@@ -140,7 +145,7 @@ def fingerprint_of(trainable: TrainableModel, config: ExperimentConfig, world: W
         gradient_checkpointing=training.gradient_checkpointing,
         optimizer=training.optimizer,
         world_size=world.size,
-        **liger,
+        **kernels,
     )
 
 

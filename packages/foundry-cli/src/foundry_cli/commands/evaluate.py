@@ -1,7 +1,7 @@
 """`foundry evaluate`: minimal pairs, surprisal and corpus loss of checkpoints, computed once and kept."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COLUMNS = ("run", "step", "words", "suite", "item", "value")
 LEFT = ("run", "suite", "item")
 LINES_SHOWN = 60
+CHOICES = ("method", "text_documents", "unknown")  # fields of `Suites` with a few values each
 
 RunsArgument = Annotated[
     list[Path], typer.Argument(metavar="RUN...", help="Runs, checkpoint folders, Hugging Face folders, config files.")
@@ -104,15 +105,13 @@ def evaluated(
     from foundry_cli.reporters import make_reporter
     from foundry_cli.targets import find_run
     from foundry_config import ConfigError, did_you_mean
+    from foundry_model.scoring_tokenizer import Start
     from foundry_train.evaluate_runs import evaluate as evaluate_models
     from foundry_train.evaluation_suites import Suites
 
-    for option, value, known in (
-        ("--start", start, ("auto", "bos", "eos")),
-        ("--method", choices["method"], ("sentence", "one_prefix", "two_prefix")),
-        ("--text-documents", choices["text_documents"], ("file", "line", "paragraph")),
-        ("--unknown", choices["unknown"], ("refuse", "score")),
-    ):
+    types = get_type_hints(Suites)
+    asked = [(f"--{name.replace('_', '-')}", choices[name], get_args(types[name])) for name in CHOICES]
+    for option, value, known in [("--start", start, ("auto", *get_args(Start))), *asked]:
         if value not in known:
             raise ConfigError(f"{option} {value!r} is none of {', '.join(known)}.{did_you_mean(value, known)}")
     suites = msgspec.convert(choices, Suites)
