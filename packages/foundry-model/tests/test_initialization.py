@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from foundry_config import ConfigError
 from foundry_model import create_model
@@ -85,6 +86,14 @@ def test_all_three_draw_the_same_directions():
     ratio = scaled.blocks[0]["mlp"]["c_proj"].weight / plain.blocks[0]["mlp"]["c_proj"].weight
 
     assert torch.allclose(ratio, ratio.flatten()[0].expand_as(ratio))
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_a_model_without_memory_can_be_made_with_every_init(tiny_config, init):
+    with FakeTensorMode():  # as the estimate of memory does
+        model = create_model(tiny_config(init=init))
+
+    assert model.num_parameters() > 0
 
 
 def test_a_family_whose_residual_projections_are_not_known_is_refused():

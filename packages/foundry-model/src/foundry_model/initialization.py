@@ -60,8 +60,7 @@ def _std(model: Any) -> float:
 def _set_std(weight: Tensor, std: float) -> None:
     """Multiply a drawn weight so that the distribution it came from has this standard deviation."""
     drawn = weight.float().square().mean().sqrt()
-    if weight.device.type != "meta" and drawn > 0:
-        weight.mul_(std / drawn)
+    weight.mul_(torch.where(drawn > 0, std / drawn, 1.0))  # no branch: weights without memory have no values to ask for
 
 
 def _residual_projections(model: Any) -> list[tuple[str, Tensor]]:
