@@ -56,6 +56,29 @@ def prepare(model: nn.Module, config):
     return prepare_for_training(model, config, device=CPU, micro_batch=4, expected_seconds=None)
 
 
+class Searching(nn.Module):
+    """A part of a model that looks for padding whenever it is called, as those of transformers do."""
+
+    def __init__(self, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def warn_if_padding_and_no_attention_mask(self, input_ids, attention_mask) -> None:
+        raise AssertionError("looked for padding")
+
+    def forward(self, input_ids):
+        self.warn_if_padding_and_no_attention_mask(input_ids, None)
+        return input_ids if self.inner is None else self.inner(input_ids)
+
+
+def test_no_part_of_a_model_looks_for_padding_in_each_batch():
+    model = Searching(nn.Sequential(Searching(), Searching()))
+
+    prepare(model, make_config())
+
+    assert model(torch.ones(1, 2)).sum() == 2
+
+
 @pytest.mark.parametrize(
     ("wish", "device", "seconds", "compiled"),
     [

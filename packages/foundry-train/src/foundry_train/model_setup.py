@@ -58,9 +58,7 @@ def prepare_for_training(
     if training.gradient_checkpointing:
         checkpoint_gradients(model, config.model.architecture)
     chunked = wants_chunked_loss(model, config, device=device, micro_batch=micro_batch)
-    # transformers would look for padding in every batch, to advise an attention mask; rows are padded on the right
-    # only, where under causal attention a mask changes nothing
-    model.warn_if_padding_and_no_attention_mask = _no_advice
+    stop_looking_for_padding(model)
     compiled = wants_compile(training.compile, device, expected_seconds)
     # neither the compiler nor what makes activations again would look through it
     cpu_attention = device.type == "cpu" and not compiled and not training.gradient_checkpointing
@@ -69,6 +67,17 @@ def prepare_for_training(
         # one program for each shape: a short last batch must not turn the common one into a slower, dynamic program
         loss_function.compile(dynamic=False)
     return TrainableModel(model, loss_function, chunked, compiled)
+
+
+def stop_looking_for_padding(model: torch.nn.Module) -> None:
+    """Spare each forward pass the search for padding by which transformers advises an attention mask.
+
+    Rows are padded on the right only, where under causal attention a mask changes nothing. In most families it is the
+    model without its head that searches.
+    """
+    for module in model.modules():
+        if hasattr(module, "warn_if_padding_and_no_attention_mask"):
+            module.warn_if_padding_and_no_attention_mask = _no_advice
 
 
 def _no_advice(input_ids: Any, attention_mask: Any) -> None:
