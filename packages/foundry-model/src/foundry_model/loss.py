@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from foundry_model.cpu_attention import CpuAttention
 from foundry_model.cross_entropy import IGNORED, headless_cross_entropy, summed_cross_entropy
 from foundry_model.modes import evaluating
+from foundry_model.packed_rows import one_document_a_row
 
 
 def token_loss(
@@ -71,6 +72,17 @@ class TokenLoss(nn.Module):
         self.model = model
         self.chunked = chunked
         self.cpu_attention = cpu_attention
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Call `forward` or what it was compiled to, sparing the model what is known about its rows."""
+        with one_document_a_row() if position_ids is None else contextlib.nullcontext():
+            return super().__call__(input_ids, labels, position_ids, attention_mask)
 
     def forward(
         self,
