@@ -1,9 +1,9 @@
 """Spare a model the search for packed documents in rows of which it is known that there are none.
 
-Without an attention mask, transformers compares the position ids of every batch, which the model has just counted itself,
-to find out whether several documents share a row. That costs a step: on a GPU the answer must be waited for, and a
-compiled program, which cannot wait, always computes with a full mask instead of a causal kernel. Where the caller gives
-no position ids, every row counts from 0 and the answer is known.
+Without an attention mask, transformers compares the position ids of every batch, which the model has just counted
+itself, to find out whether several documents share a row. That costs a step: on a GPU the answer must be waited for,
+and a compiled program, which cannot wait, always computes with a full mask instead of a causal kernel. Where the caller
+gives no position ids, every row counts from 0 and the answer is known.
 
     with one_document_a_row():
         logits = model(input_ids=input_ids, use_cache=False).logits
