@@ -29,6 +29,7 @@ TABLES = [
         (["tokenizer.user_defined_symbols=[a, b, a]"], "tokenizer.user_defined_symbols[2]: 'a' is listed twice"),
         (["tokenizer.user_defined_symbols=[<s>]"], "'<s>' is a piece of every vocabulary already; leave it out"),
         (["tokenizer.character_coverage=0.9"], "tokenizer.character_coverage: must be"),
+        (["training.bf16_params=true"], "training.bf16_params: needs precision: bf16, and precision is fp32"),
         (["training.train_words=5"], "training.train_words: train_steps already says how long the run is"),
         (
             ["training.warmup_steps=2", "training.warmup_ratio=0.1"],

@@ -164,14 +164,22 @@ def tiny_attention() -> type[TinyAttention]:
 def tiny_config() -> Callable[..., ExperimentConfig]:
     """Makes a small experiment; keyword arguments are fields of `model`, or of the section they are prefixed with."""
 
-    def make(*, precision: str = "fp32", batch_size: int = 2, length: int = 32, vocab: int = 1000, **model: object):
+    def make(
+        *,
+        precision: str = "fp32",
+        bf16_params: bool = False,
+        batch_size: int = 2,
+        length: int = 32,
+        vocab: int = 1000,
+        **model: object,
+    ) -> ExperimentConfig:
         fields = {"layers": 2, "embedding_size": 64, "hidden_size": 64, "intermediate_hidden_size": 128} | model
         return ExperimentConfig(
             experiment_name="tiny",
             data=DataConfig(source_corpus="corpus", batch_size=batch_size, max_sequence_length=length),
             tokenizer=TokenizerConfig(vocab_size=vocab),
             model=ModelConfig(**({"attention_heads": 2} | fields)),
-            training=TrainingConfig(output_dir="run", learning_rate=1e-3, precision=precision),
+            training=TrainingConfig(output_dir="run", learning_rate=1e-3, precision=precision, bf16_params=bf16_params),
         )
 
     return make

@@ -63,14 +63,21 @@ def _measured_peak(config, micro_batch, *, chunked=False):
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         model = create_model(config)
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        parameters, halves = list(model.parameters()), config.training.bf16_params
+        if halves:  # weights in fp32 are trained, those of the model compute
+            parameters = [parameter.detach().clone() for parameter in parameters]
+            model = model.to(torch.bfloat16)
+        optimizer = torch.optim.AdamW(parameters, fused=True)
+        autocast = config.training.precision == "bf16" and not halves
         for _ in range(2):
             for _ in range(rows // micro_batch):
                 ids = torch.zeros(micro_batch, length, dtype=torch.long)
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.training.precision == "bf16"):
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
                     loss, _ = token_loss(model, ids, ids, chunked=chunked)
                 loss.backward()
                 del loss
+                for parameter, half in zip(parameters, model.parameters(), strict=True) if halves else ():
+                    parameter.grad, half.grad = half.grad.float(), None
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -88,6 +95,8 @@ def _measured_peak(config, micro_batch, *, chunked=False):
         ("gpt2", "fp32", 4, False),
         ("gpt2", "fp32", 2, True),
         ("gpt2", "bf16", 4, False),
+        ("gpt2", "bf16_params", 4, False),
+        ("llama", "bf16_params", 4, False),
         ("llama", "fp32", 4, False),
         ("gemma3", "fp32", 2, False),
         ("rwkv", "fp32", 4, False),
@@ -101,7 +110,8 @@ def test_the_memory_estimate_is_within_a_fifth_of_the_measured_peak(tiny_config,
         batch_size=4,
         length=40 if name == "rwkv" else 96,
         vocab=2000,
-        precision=precision,
+        precision="bf16" if precision == "bf16_params" else precision,
+        bf16_params=precision == "bf16_params",
         **activation,
     )
 

@@ -109,6 +109,12 @@ def symbols_differ(tokenizer: "TokenizerConfig") -> Found:
             yield f"user_defined_symbols.{index}", f"{symbol!r} is a piece of every vocabulary already; leave it out"
 
 
+def bf16_weights_compute_in_bf16(training: "TrainingConfig") -> Found:
+    """Weights in bf16 are for the precision of that name."""
+    if training.bf16_params and training.precision != "bf16":
+        yield "bf16_params", f"needs precision: bf16, and precision is {training.precision}; set both, or neither"
+
+
 def one_length(training: "TrainingConfig") -> Found:
     """At most one of steps, tokens and words says how long the run is."""
     given = [
@@ -273,6 +279,7 @@ MODEL_RULES = (
     one_wish_about_attention,
 )
 TRAINING_RULES = (
+    bf16_weights_compute_in_bf16,
     one_length,
     one_warmup,
     warmup_fits,

@@ -1,6 +1,6 @@
 """How much memory a training step takes, estimated without taking it.
 
-    weights      4 bytes a parameter
+    weights      4 bytes a parameter, and 2 more where they are kept in bf16 as well (`bf16_params`)
     gradients    4 bytes a parameter
     optimizer    8 bytes a parameter for AdamW (two moments), less for others
     activations  what the forward pass keeps for the backward pass, for one micro-batch
@@ -66,14 +66,15 @@ def estimate_memory(
     batch = micro_batch or _configured_micro_batch(config, world_size)
     model = create_model(config, vocab_size=vocab_size, special_ids=special_ids, device="meta")
     sizes = [p.numel() for p in model.parameters()]
-    weights = 4 * sum(sizes)
+    gradients = 4 * sum(sizes)
+    weights = gradients + (2 * sum(sizes) if training.bf16_params else 0)
     kept = _kept_bytes(config, batch, model.config.vocab_size, special_ids)
     logits = _logits_bytes(config, model, batch, chunked_loss)
     optimizer = _optimizer_bytes(config, model)
     rows = config.data.batch_size * training.gradient_accumulation_steps // world_size
     accumulates = rows > batch
-    peak = weights + kept + logits if accumulates else max(kept + logits, weights)
-    return MemoryEstimate(weights, weights, optimizer, kept, logits, total=weights + optimizer + peak)
+    peak = gradients + kept + logits if accumulates else max(kept + logits, gradients)
+    return MemoryEstimate(weights, gradients, optimizer, kept, logits, total=weights + optimizer + peak)
 
 
 def _configured_micro_batch(config: ExperimentConfig, world_size: int) -> int:
@@ -115,7 +116,10 @@ def _kept_by_layers(
         model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids)
         own = {p.untyped_storage()._cdata for p in model.parameters()}
         ids = torch.zeros(batch, positions, dtype=torch.long)
-        lowered = config.training.precision in ("bf16", "fp16")
+        lowered = config.training.precision in ("bf16", "fp16") and not config.training.bf16_params
+        if config.training.bf16_params:
+            for parameter in model.parameters():  # `to` cannot swap fake tensors that are tied
+                parameter.data = parameter.data.to(torch.bfloat16)
         dtype = torch.float16 if config.training.precision == "fp16" else torch.bfloat16
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

@@ -62,7 +62,7 @@ def build(
         ConfigError: Architecture, optimizer or device cannot do what the config asks for.
     """
     training, device = config.training, world.device
-    precision = make_precision(training.precision, device)
+    precision = make_precision(training.precision, device, bf16_params=training.bf16_params)
     set_seed(config.random_seed, deterministic=training.deterministic)
     model = create_model(config, vocab_size=tokenizer.vocab_size, special_ids=special_ids(tokenizer), device=device)
     world.broadcast_parameters(model)
@@ -133,6 +133,8 @@ def fingerprint_of(trainable: TrainableModel, config: ExperimentConfig, world: W
     kernels: dict[str, Any] = {}
     if training.liger_kernels:
         kernels["liger_kernels"] = package_version("liger-kernel")
+    if training.bf16_params:
+        kernels["bf16_params"] = True
     if trainable.loss_function.cpu_attention:
         kernels["cpu_attention"] = True
     return numeric_fingerprint(
@@ -163,7 +165,7 @@ def describe_build(built: Build, world: World) -> str:
     """
     parts = [
         f"{count_parameters(built.model).total:,} parameters on {world.device}",
-        built.precision.name,
+        built.precision.name + (" with weights in bf16" if built.trainable.bf16_weights else ""),
         f"{getattr(built.model, 'foundry_attention', 'own')} attention",
         f"micro-batch {built.micro_batch}",
     ]

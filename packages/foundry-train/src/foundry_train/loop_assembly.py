@@ -91,6 +91,7 @@ def make_updater(session: Session, built: Build, micro_batch: int | None) -> Upd
         micro_batch=built.micro_batch if changed or micro_batch is None else micro_batch,
         max_grad_norm=session.config.training.max_grad_norm,
         should_stop=session.should_stop,
+        bf16_weights=built.trainable.bf16_weights,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from foundry_config import ExperimentConfig
 from foundry_config.errors import ConfigError
 from foundry_model.loss import TokenLoss, isolates_documents, supports_chunked_loss
+from foundry_train.bf16_weights import Bf16Weights
 from foundry_train.environment import total_memory_bytes
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class TrainableModel(NamedTuple):
     loss_function: TokenLoss
     chunked: bool
     compiled: bool
+    bf16_weights: Bf16Weights | None = None
+    """What the loss computes with instead of the weights of `model`."""
 
 
 def prepare_for_training(
@@ -62,11 +65,16 @@ def prepare_for_training(
     compiled = wants_compile(training.compile, device, expected_seconds)
     # neither the compiler nor what makes activations again would look through it
     cpu_attention = device.type == "cpu" and not compiled and not training.gradient_checkpointing
-    loss_function = TokenLoss(model, chunked=chunked, cpu_attention=cpu_attention and training.precision == "bf16")
+    bf16_weights = Bf16Weights(model) if training.bf16_params else None
+    loss_function = TokenLoss(
+        model if bf16_weights is None else bf16_weights.model,
+        chunked=chunked,
+        cpu_attention=cpu_attention and training.precision == "bf16",
+    )
     if compiled:
         # one program for each shape: a short last batch must not turn the common one into a slower, dynamic program
         loss_function.compile(dynamic=False)
-    return TrainableModel(model, loss_function, chunked, compiled)
+    return TrainableModel(model, loss_function, chunked, compiled, bf16_weights)
 
 
 def stop_looking_for_padding(model: torch.nn.Module) -> None:
@@ -77,7 +85,7 @@ def stop_looking_for_padding(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "warn_if_padding_and_no_attention_mask"):
-            module.warn_if_padding_and_no_attention_mask = _no_advice
+            vars(module)["warn_if_padding_and_no_attention_mask"] = _no_advice
 
 
 def _no_advice(input_ids: Any, attention_mask: Any) -> None:

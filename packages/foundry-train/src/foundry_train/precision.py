@@ -1,5 +1,7 @@
 """The arithmetic of a run: fp32, tf32, bf16 or fp16, through autocast; weights and optimizer stay fp32.
 
+With `bf16_params` it is not autocast that casts: the pass goes through a copy of the model in bf16, see `bf16_weights`.
+
 fp16 needs its loss scaled up before the backward pass, so that small gradients do not vanish. When the scaled gradient
 overflows, the update is not made: the scale is halved and *the same global batch is replayed*, so that no data is
 skipped and a step stays a completed update.
@@ -31,8 +33,13 @@ class Precision(NamedTuple):
     """Present with fp16 only."""
 
 
-def make_precision(name: str, device: torch.device) -> Precision:
+def make_precision(name: str, device: torch.device, *, bf16_params: bool = False) -> Precision:
     """Set the process up for the precision called `name` and return its parts.
+
+    Args:
+        name: fp32, tf32, bf16 or fp16.
+        device: Where it computes.
+        bf16_params: The weights that compute are in bf16 themselves; only with `bf16`.
 
     Raises:
         ConfigError: Unknown name, or the device cannot compute in it.
@@ -46,7 +53,7 @@ def make_precision(name: str, device: torch.device) -> Precision:
     if name == "tf32" and device.type != "cuda":
         logger.warning("training.precision: tf32 exists on CUDA only; %s computes in fp32", device.type)
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-    if name in {"fp32", "tf32"}:
+    if name in {"fp32", "tf32"} or bf16_params:
         return Precision(name, contextlib.nullcontext, None)
     dtype = torch.bfloat16 if name == "bf16" else torch.float16
     scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from foundry_config.errors import MemoryExhaustedError
 from foundry_data.torch_loader import GlobalBatch
+from foundry_train.bf16_weights import Bf16Weights
 from foundry_train.distributed import World
 from foundry_train.memory import is_out_of_memory, release_memory
 from foundry_train.optimizers import OptimizerGroup, trainable
@@ -74,6 +75,7 @@ class Updater:
         micro_batch: int,
         max_grad_norm: float | None,
         should_stop: Callable[[], bool] = lambda: False,
+        bf16_weights: Bf16Weights | None = None,
     ) -> None:
         """
         Args:
@@ -85,6 +87,7 @@ class Updater:
             micro_batch: Sequences per forward pass and rank.
             max_grad_norm: Clip to this global norm; None or 0 clips nothing.
             should_stop: Polled between micro-batches.
+            bf16_weights: What the loss computes with, where that is not `model`.
         """
         self.micro_batch = micro_batch
         self._loss_function = loss_function
@@ -94,6 +97,7 @@ class Updater:
         self._precision = precision
         self._max_grad_norm = max_grad_norm or math.inf
         self._should_stop = should_stop
+        self._bf16_weights = bf16_weights
 
     def update(self, batch: GlobalBatch) -> StepResult:
         """Make one update over `batch`, of which this rank holds its share.
@@ -136,6 +140,8 @@ class Updater:
         device, scaler = self._world.device, self._precision.scaler
         total = torch.zeros((), device=device)
         share = 1.0 / max(1, batch.target_tokens)
+        if self._bf16_weights is not None:
+            self._bf16_weights.refresh()
         try:
             inputs = _on_device(batch, device)
             for start in range(0, len(batch.input_ids), self.micro_batch):

@@ -7,6 +7,8 @@ import signal
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from foundry_config.errors import CheckpointError, ResumeMismatchError, RunLockedError
 from foundry_train import Hook, Moment, RunDirectory
@@ -84,6 +86,25 @@ def test_a_signal_saves_and_stops_and_the_next_start_goes_on_bit_for_bit(project
     assert read.losses(second) == read.losses(whole) and read.weights(second) == read.weights(whole)
     assert [record["attempt"] for record in read.records(second.run_dir, "step")] == [1] * step + [2] * (12 - step)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.slow
+def test_weights_in_bf16_are_saved_in_fp32_and_a_stopped_run_goes_on_bit_for_bit(project, read, tmp_path):
+    settings = {"precision": "bf16", "bf16_params": True, "gradient_accumulation_steps": 2}
+    whole = project.train(project.config(tmp_path / "whole", **settings))
+    cast = project.train(project.config(tmp_path / "cast", **settings | {"bf16_params": False}))
+    config = project.config(tmp_path / "cut", **settings)
+
+    project.train(config, hooks=[StopAt(5)])
+    second = project.train(config)
+
+    assert second.resumed_from == 5
+    assert read.losses(second) == read.losses(whole) and read.weights(second) == read.weights(whole)
+    assert read.weights(whole) != read.weights(cast)
+    assert whole.final_loss == pytest.approx(cast.final_loss, rel=0.02)
+    saved = load_file(whole.checkpoint / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in saved.values())
 
 
 @pytest.mark.slow
