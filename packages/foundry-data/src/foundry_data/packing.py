@@ -21,7 +21,7 @@ from foundry_config.lookup import pick
 from foundry_data.mapped_stream import Positions
 from foundry_data.row_index import RowIndex, best_fit_index, document_index
 from foundry_data.row_index_cache import cached_index
-from foundry_data.store import ChunkStore
+from foundry_data.store import ChunkStore, Tokens
 
 IGNORED = -100
 Matrix = npt.NDArray[np.int64]
@@ -51,6 +51,13 @@ class Rows(Protocol):
 
     def gather(self, indices: Positions) -> RowBatch:
         """Return rows, in the order asked for."""
+        ...
+
+    def stored(self, indices: Positions) -> Tokens | None:
+        """Return rows as the store holds them, in 16 or 32 bits, where these are labels too and there are no positions.
+
+        None where `gather` has to be asked. [B, T]
+        """
         ...
 
     def tokens(self, indices: Positions) -> Positions:
@@ -110,6 +117,11 @@ class ConcatRows:
         begins = _document_begins(self.store, starts, self.length)
         labels = np.where(begins, IGNORED, input_ids)
         return RowBatch(input_ids, labels, _positions(begins))
+
+    def stored(self, indices: Positions) -> Tokens | None:
+        if self.document_mask:
+            return None
+        return self.store.gather(np.asarray(indices, dtype=np.int64) * self.length, self.length)
 
     def tokens(self, indices: Positions) -> Positions:
         return np.full(len(indices), self.length, dtype=np.int64)
@@ -171,6 +183,9 @@ class IndexedRows:
         ignored = ~filled | begins if self.document_mask else ~filled
         labels = np.where(ignored, IGNORED, input_ids)
         return RowBatch(input_ids, labels, _positions(begins) if self.document_mask else None)
+
+    def stored(self, indices: Positions) -> Tokens | None:  # noqa: ARG002
+        return None
 
     def _layout(self, rows: Positions) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """Return for each place of the rows its token in the stream, -1 for padding, and whether a segment begins."""

@@ -6,7 +6,8 @@
     stream.close()
 
 A thread makes batches in advance. It gathers a whole block of them with one indexed copy out of the mapped file, so
-that the cost per batch is little more than the copy itself.
+that the cost per batch is little more than the copy itself. Where it can, a block stays in the 16 bits of the file:
+each batch is widened when it is asked for, by the core that will use it, and is in that core's cache then.
 
 This is the only module of foundry_data that needs PyTorch (extra `torch`).
 """
@@ -20,7 +21,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from foundry_data.batches import BatchPlace, BatchPlan, rank_slice
 from foundry_data.order import Indices
-from foundry_data.packing import RowBatch, Rows
+from foundry_data.packing import Rows
 from foundry_data.word_budget import WordCounter
 
 BLOCK_TOKENS = 2**19  # small batches are made several at a time, up to four megabytes of ids
@@ -37,6 +38,7 @@ BLOCK_BATCHES = 32  # and no more than this many, so that the first one does not
 POLL_SECONDS = 0.2
 
 _Views = Sequence[torch.Tensor]
+_Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,12 +111,13 @@ class BatchStream(Iterator[GlobalBatch]):
         self._rows = rows
         self._share = (rank, world_size)
         self._pin_memory = pin_memory
-        self._next = self.plan.place(epoch, position)
+        self._first = self.plan.place(epoch, position)
+        self._last: GlobalBatch | None = None
         self._words = WordCounter(rows, self.plan)
         small = min(BLOCK_BATCHES, BLOCK_TOKENS // (global_batch * rows.length))
         per_block = max(prefetch, small) if prefetch else 1
-        self._blocks = _Blocks(self, self._next, per_block)
-        self._ready: Iterator[tuple[GlobalBatch, BatchPlace]] = iter(())
+        self._blocks = _Blocks(self, self._first, per_block)
+        self._ready: Iterator[GlobalBatch] = iter(())
         self._prefetcher = _Prefetcher(self._blocks) if prefetch else None
         self._closed = False
 
@@ -131,13 +134,15 @@ class BatchStream(Iterator[GlobalBatch]):
         if ready is None:
             self._ready = iter(next(self._prefetcher or self._blocks))
             ready = next(self._ready)
-        batch, self._next = ready
-        return batch
+        self._last = ready
+        return ready
 
     @property
     def state(self) -> tuple[int, int]:
         """(epoch, position) of the batch that is delivered next."""
-        return self._next.epoch, self._next.position
+        last = self._last
+        place = self._first if last is None else self.plan.place(last.epoch, last.position + last.sequences)
+        return place.epoch, place.position
 
     @property
     def steps_per_epoch(self) -> int:
@@ -162,8 +167,8 @@ class BatchStream(Iterator[GlobalBatch]):
     ) -> None:
         self.close()
 
-    def make_block(self, places: list[BatchPlace]) -> list[GlobalBatch]:
-        """Make several batches with one gather."""
+    def make_block(self, places: list[BatchPlace]) -> "Block":
+        """Read several batches with one gather."""
         everything = self._rows_of(places)
         ends = list(itertools.accumulate(place.size for place in places))
         starts = [0, *ends[:-1]]
@@ -176,23 +181,7 @@ class BatchStream(Iterator[GlobalBatch]):
         if self._share[1] > 1:
             shares = [share[rank_slice(len(share), *self._share)] for share in shares]
             mine = np.concatenate(shares)
-        input_ids, labels, position_ids = self._tensors(self._rows.gather(mine), [len(share) for share in shares])
-        return [
-            GlobalBatch(
-                input_ids=input_ids[i],
-                labels=labels[i],
-                position_ids=None if position_ids is None else position_ids[i],
-                attention_mask=None,
-                target_tokens=targets,
-                sequences=place.size,
-                tokens=tokens,
-                words=words,
-                sequence_ids=share,
-                epoch=place.epoch,
-                position=place.position,
-            )
-            for i, (place, share, targets, tokens, words) in enumerate(zip(places, shares, *totals, strict=True))
-        ]
+        return Block(places, shares, totals, self._tensors(mine, [len(share) for share in shares]))
 
     def _rows_of(self, places: Sequence[BatchPlace]) -> Indices:
         """Rows of consecutive batches, one after the other: a piece of the order for each epoch."""
@@ -202,24 +191,56 @@ class BatchStream(Iterator[GlobalBatch]):
             pieces.append(self.plan.rows_between(epoch, run[0].position, run[-1].position + run[-1].size))
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _tensors(self, rows: RowBatch, sizes: list[int]) -> tuple[_Views, _Views, _Views | None]:
-        """Return input_ids, labels and positions as one tensor for each batch, without a copy."""
+    def _tensors(self, rows: Indices, sizes: list[int]) -> list[_Tensors]:
+        """Return token ids, labels and positions of consecutive batches, as views of what is gathered for all."""
 
-        def views(values: npt.NDArray[np.int64]) -> _Views:
+        def views(values: npt.NDArray[np.integer[Any]]) -> _Views:
             made = as_tensor(values)
             made = made.pin_memory() if self._pin_memory else made
             return made.split(sizes)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
-        input_ids = views(rows.input_ids)
-        labels = input_ids if rows.labels is rows.input_ids else views(rows.labels)
-        return input_ids, labels, None if rows.position_ids is None else views(rows.position_ids)
+        stored = None if self._pin_memory else self._rows.stored(rows)
+        if stored is not None:
+            return [(ids, ids, None) for ids in views(stored)]
+        batch = self._rows.gather(rows)
+        input_ids = views(batch.input_ids)
+        labels = input_ids if batch.labels is batch.input_ids else views(batch.labels)
+        positions = [None] * len(sizes) if batch.position_ids is None else views(batch.position_ids)
+        return list(zip(input_ids, labels, positions, strict=True))
 
 
-_Block = list[tuple[GlobalBatch, BatchPlace]]
-"""Batches, each with the place of the one after it."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive batches that were read together; iterating finishes one after the other."""
+
+    places: list[BatchPlace]
+    shares: list[Indices]
+    """Rows of this rank in each batch."""
+    totals: list[list[int]]
+    """Targets, tokens and words of each batch, over all ranks."""
+    tensors: list[_Tensors]
+    """Token ids in any whole type, labels (the same tensor where nothing is ignored) and positions of each batch."""
+
+    def __iter__(self) -> Iterator[GlobalBatch]:
+        columns = zip(self.places, self.shares, *self.totals, self.tensors, strict=True)
+        for place, share, targets, tokens, words, (stored, labels, position_ids) in columns:
+            input_ids = stored.to(torch.int64)
+            yield GlobalBatch(
+                input_ids=input_ids,
+                labels=input_ids if labels is stored else labels,
+                position_ids=position_ids,
+                attention_mask=None,
+                target_tokens=targets,
+                sequences=place.size,
+                tokens=tokens,
+                words=words,
+                sequence_ids=share,
+                epoch=place.epoch,
+                position=place.position,
+            )
 
 
-class _Blocks(Iterator[_Block]):
+class _Blocks(Iterator[Block]):
     """Makes blocks of consecutive batches, one at each call."""
 
     def __init__(self, stream: BatchStream, place: BatchPlace, per_block: int) -> None:
@@ -228,27 +249,27 @@ class _Blocks(Iterator[_Block]):
         self._place = place
         self._per_block = per_block
 
-    def __next__(self) -> _Block:
+    def __next__(self) -> Block:
         places = [self._place]
         for _ in range(self._per_block):
             places.append(self._plan.after(places[-1]))
-        batches = self._make(places[:-1])
+        block = self._make(places[:-1])
         self._place = places[-1]
-        return list(zip(batches, places[1:], strict=True))
+        return block
 
 
-class _Prefetcher(Iterator[_Block]):
+class _Prefetcher(Iterator[Block]):
     """Runs an iterator in a thread, one item ahead of the one that is being made."""
 
-    def __init__(self, source: Iterator[_Block]) -> None:
+    def __init__(self, source: Iterator[Block]) -> None:
         self._source = source
-        self._queue: queue.Queue[_Block | BaseException] = queue.Queue(maxsize=1)
+        self._queue: queue.Queue[Block | BaseException] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="prefetch-batches", daemon=True)
         self._thread.start()
 
-    def __next__(self) -> _Block:
+    def __next__(self) -> Block:
         if self._failure is not None:
             raise self._failure
         item = self._queue.get()
@@ -260,7 +281,7 @@ class _Prefetcher(Iterator[_Block]):
     def _work(self) -> None:
         while not self._stop.is_set():
             try:
-                item: _Block | BaseException = next(self._source)
+                item: Block | BaseException = next(self._source)
             except BaseException as error:  # handed to the thread that asks for the batch
                 item = error
             while not self._stop.is_set():
@@ -303,7 +324,7 @@ class RowDataset(Dataset[dict[str, torch.Tensor]]):
         return sample
 
 
-def as_tensor(values: npt.NDArray[np.int64]) -> torch.Tensor:
+def as_tensor(values: npt.NDArray[np.integer[Any]]) -> torch.Tensor:
     """Return a tensor over the memory of an array."""
     return torch.from_numpy(values)  # pyright: ignore[reportUnknownMemberType]
 
