@@ -10,7 +10,7 @@ Opening checks names, sizes and the manifest's own digest, in time that does not
 A file whose size changes later, while the store is in use, is named in a `DataError` by whatever reads it next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,6 +24,10 @@ from foundry_data.mapped_stream import MappedFile, MappedStream, Positions
 from foundry_data.store_format import StoreManifest
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
+
+
+def _read_all(paths: Sequence[Path]) -> list[str]:
+    return [sha256_file(path) for path in paths]
 
 
 class ChunkStore:
@@ -137,18 +141,19 @@ class ChunkStore:
         """Return the stream as a sequence of chunks of `length` tokens; the last, short remainder is left out."""
         return Chunks(self, length)
 
-    def verify(self) -> None:
-        """Read every file and compare it with the manifest.
+    def verify(self, sha256: Callable[[Sequence[Path]], Sequence[str]] = _read_all) -> None:
+        """Compare every file with the manifest.
+
+        Args:
+            sha256: Gives the digests of files; the default reads them all, `DigestCache.sha256` those that are new.
 
         Raises:
             DataError: Names every file whose content is not what was written.
         """
         layout.check_sizes(self.folder, self.manifest)
-        damaged = [
-            name
-            for name, entry in self.manifest.files.items()
-            if sha256_file(self.folder / name) != entry.sha256
-        ]  # fmt: skip
+        files = self.manifest.files
+        found = sha256([self.folder / name for name in files])
+        damaged = [name for name, digest in zip(files, found, strict=True) if digest != files[name].sha256]
         if damaged:
             raise DataError(
                 f"token store {self.folder} is damaged: {', '.join(damaged)} differs from what was written; "
