@@ -145,6 +145,47 @@ def test_no_pickle_is_read_or_written_anywhere(package):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_is_evaluated_unpacked_or_trusted_that_comes_from_outside(package):
+    """No code out of data, no archive taken apart, no file of numbers that may hold objects, no code of a model hub."""
+    unpacking = {"tarfile", "zipfile", "marshal"}
+    bad = [str(item) for item in imports(package) if item.module.partition(".")[0] in unpacking]
+    for file in sources(package):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and (reason := dangerous(node)):
+                bad.append(f"{file.relative_to(ROOT)}:{node.lineno} {reason}")
+
+    assert bad == []
+
+
+def dangerous(call: ast.Call) -> str:
+    """Say what in a call could run code that somebody else wrote; nothing if there is none."""
+    name = ast.unparse(call.func)
+    if name in {"eval", "exec", "compile", "os.system", "os.popen", "shutil.unpack_archive"}:
+        return f"calls {name}"
+    for keyword in call.keywords:
+        forbidden = keyword.arg in {"allow_pickle", "trust_remote_code", "shell"}
+        if forbidden and ast.unparse(keyword.value) != "False":
+            return f"passes {keyword.arg}={ast.unparse(keyword.value)}"
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("eval('1')", "calls eval"),
+        ("shutil.unpack_archive(path)", "calls shutil.unpack_archive"),
+        ("np.load(path, allow_pickle=True)", "passes allow_pickle=True"),
+        ("load(path, trust_remote_code=wanted)", "passes trust_remote_code=wanted"),
+        ("load(path, trust_remote_code=False)", ""),
+        ("model.eval()", ""),
+        ("re.compile('x')", ""),
+    ],
+)
+def test_dangerous_calls_are_recognised(code, reason):
+    assert dangerous(ast.parse(code).body[0].value) == reason
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_the_top_level_of_a_package_only_re_exports_at_once_or_when_asked(package):
     tree = ast.parse(sources(package)[0].with_name("__init__.py").read_text(encoding="utf-8"))
 

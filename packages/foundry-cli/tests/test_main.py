@@ -1,6 +1,9 @@
 """Failures become one message and an exit code; help and usage errors stay plain."""
 
 import errno
+import io
+import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -158,6 +161,34 @@ def test_the_command_exits_with_the_code(monkeypatch):
         main.main()
 
     assert stop.value.code == 0
+
+
+CRASH = """
+import os, signal
+from foundry_cli import main
+
+def crash():
+    os.kill(os.getpid(), signal.SIGBUS)
+
+main.app = main.make_app({"Test": [("crash", crash), ("other", lambda: None)]})
+main.main(["crash"])
+"""
+
+
+def test_a_command_killed_from_inside_leaves_its_stack_on_standard_error_and_the_code_of_the_signal():
+    ended = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == -signal.SIGBUS
+    assert ended.stderr.startswith("Fatal Python error: Bus error")
+    assert "in crash\n" in ended.stderr
+
+
+def test_a_standard_error_that_is_no_file_or_is_closed_is_no_hindrance(monkeypatch):
+    monkeypatch.setattr(main.faulthandler, "is_enabled", lambda: False)
+
+    for stream in (io.StringIO(), None):
+        monkeypatch.setattr(sys, "__stderr__", stream)
+        main._leave_a_stack_behind()
 
 
 def test_no_command_names_a_path_of_this_machine(foundry):

@@ -1,5 +1,6 @@
 """Processes that work side by side and answer in order."""
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -96,14 +97,25 @@ def test_any_other_error_names_the_work_and_carries_the_traceback():
     assert "in fail" in caught.value.__notes__[0]
 
 
-def test_a_killed_worker_is_named_with_the_work_and_the_signal():
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, r"\(SIGKILL\); if the memory was full, set data\.num_workers lower"),
+        (signal.SIGBUS, r"\(SIGBUS\)"),
+        (signal.SIGRTMIN + 1, r"\(a real-time signal\)"),
+    ],
+)
+def test_a_killed_worker_is_named_with_the_work_the_item_and_the_signal(number, said):
     def die(item):
         if item == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            faulthandler.disable()  # pytest's, which would fill the screen
+            os.kill(os.getpid(), number)
         return item
 
-    with pytest.raises(WorkerError, match=r"doubling: worker process \d+ was killed by signal 9; if the memory"):
-        list(run(die, range(10)))
+    with pytest.raises(
+        WorkerError, match=rf"^doubling, item 3: worker process \d+ was killed by signal {int(number)} {said}$"
+    ):
+        list(run(die, range(10), describe=lambda item: f"item {item}"))
 
 
 def test_a_worker_that_ends_by_itself_is_named_with_its_status():

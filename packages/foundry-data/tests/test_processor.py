@@ -1,13 +1,17 @@
 """One experiment's data from text to batches: stages reused by content, refusals that teach."""
 
 import logging
+import os
+import time
 
 import numpy as np
 import pytest
 
 from foundry_config import DataConfig, ExperimentConfig, ModelConfig, TokenizerConfig, TrainingConfig
 from foundry_config.errors import DataError
+from foundry_data import digests
 from foundry_data.processor import DataProcessor
+from foundry_data.sources import SourceFile
 from foundry_data.store_build import Part
 from foundry_data.tokenizer_loading import load_tokenizer
 
@@ -104,6 +108,36 @@ def test_a_changed_corpus_is_noticed_even_if_its_size_is_the_same(copy):
 
     assert after.data_digest != before.data_digest
     assert after.train.folder != before.train.folder
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_prepared_store_with_a_flipped_bit_is_refused_by_the_name_of_the_file(copy, split):
+    store = getattr(DataProcessor(experiment(), copy).preprocess(), split)
+    path = store.folder / "tokens-00000.bin"
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    with pytest.raises(DataError, match=rf"{store.folder} is damaged: tokens-00000\.bin differs from what was written"):
+        DataProcessor(experiment(), copy).preprocess()
+
+    again = DataProcessor(experiment(), copy).preprocess(force=True)
+    assert getattr(again, split).manifest == store.manifest
+
+
+def test_a_prepared_store_that_did_not_change_is_read_through_once(copy, monkeypatch, mocker):
+    now = time.time_ns
+    monkeypatch.setattr(digests.time, "time_ns", lambda: now() + 10**10)  # all files are at rest
+    made = DataProcessor(experiment(), copy).preprocess()
+    DataProcessor(experiment(), copy).preprocess()
+    read = mocker.patch.object(SourceFile, "digest", side_effect=AssertionError("was read"))
+
+    again = DataProcessor(experiment(), copy).preprocess()
+
+    assert again.train.manifest == made.train.manifest
+    read.assert_not_called()
 
 
 @pytest.mark.parametrize(

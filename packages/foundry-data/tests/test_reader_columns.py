@@ -1,5 +1,6 @@
 """Parquet files and saved datasets."""
 
+import os
 import sys
 
 import pytest
@@ -122,6 +123,18 @@ def test_a_row_over_the_limit_is_refused(tmp_path):
 
     with pytest.raises(DataError, match=r"a\.parquet:2: a document of more than 10 bytes; split it into several rows"):
         list(read_documents(tmp_path / "a.parquet", max_document_bytes=10))
+
+
+def test_a_dataset_truncated_while_it_is_read_is_named_and_does_not_kill_the_process(tmp_path):
+    table = pyarrow.table({"text": [f"text {number} " * 500 for number in range(5000)]})
+    write_arrow(tmp_path / "a.arrow", table)
+    documents = iter(read_documents(tmp_path / "a.arrow"))
+    next(documents)
+
+    os.truncate(tmp_path / "a.arrow", 4096)
+
+    with pytest.raises(DataError, match=r"a\.arrow (is damaged or of another format|changed while it was read)"):
+        list(documents)
 
 
 def test_pyarrow_is_asked_for_by_name_when_it_is_missing(tmp_path, monkeypatch):

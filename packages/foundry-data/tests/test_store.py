@@ -1,5 +1,8 @@
 """A token store gives back what went in, and names what is damaged."""
 
+import copy
+import os
+import signal
 import subprocess
 import sys
 
@@ -146,6 +149,68 @@ def test_a_missing_truncated_or_odd_file_is_named_on_opening(fresh, name):
     path.unlink()
     with pytest.raises(DataError, match=f"{name} is missing"):
         ChunkStore.open(fresh.folder)
+
+
+READERS = {
+    "tokens-00001.bin": lambda store: store.gather(np.array([70]), 8),
+    "tokens-00000.bin": lambda store: store.read(0, 100),
+    "words-00001.bin": lambda store: store.word_starts(70, 80),
+    "words-00000.bin": lambda store: store.words_before(np.array([10])),
+    "word-totals.bin": lambda store: store.words_between(0, 64),
+    "document-tokens.bin": lambda store: store.document(1),
+    "document-words.bin": lambda store: store.document_words,
+    "document-bytes.bin": lambda store: store.document_bytes,
+    "token-bytes.bin": lambda store: store.token_bytes,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_whose_size_changes_while_the_store_is_open_is_named_by_the_next_read(fresh, name):
+    path, read = fresh.folder / name, READERS[name]
+    size = path.stat().st_size
+    read(fresh)
+
+    for changed in (0, size - 1, size + 1):  # a page less would kill the process; a byte less would read as zeros
+        os.truncate(path, changed)
+        with pytest.raises(DataError, match=rf"{name} was changed while it was in use .* {changed:,} now"):
+            read(fresh)
+    os.truncate(path, size)
+    read(fresh)
+
+
+CUT_BETWEEN_CHECK_AND_COPY = """
+import os, sys
+import numpy as np
+from foundry_data.mapped_stream import MappedFile
+from foundry_data.store import ChunkStore
+
+store = ChunkStore.open(sys.argv[1])
+checked = MappedFile.numbers.fget
+
+def cut(file):
+    numbers = checked(file)
+    os.truncate(file._path, 0)
+    return numbers
+
+MappedFile.numbers = property(cut)
+store.gather(np.array([70]), 8)
+"""
+
+
+def test_a_shard_cut_in_the_moment_of_the_copy_is_named_in_the_stack_of_the_crash(fresh):
+    command = [sys.executable, "-X", "faulthandler", "-c", CUT_BETWEEN_CHECK_AND_COPY, str(fresh.folder)]
+
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == -signal.SIGBUS
+    assert "Fatal Python error: Bus error" in ended.stderr
+    assert f"tokens-00001.bin in {fresh.folder}"[:400] in ended.stderr
+
+
+def test_a_copy_of_an_open_store_maps_the_files_itself(fresh):
+    twin = copy.deepcopy(fresh)
+
+    assert twin.read(0, len(twin)).tolist() == fresh.read(0, len(fresh)).tolist()
 
 
 @given(data=st.data())

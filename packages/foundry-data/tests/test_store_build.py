@@ -136,6 +136,18 @@ def test_parts_that_do_not_belong_together_are_named(unigram, tmp_path):
     assert len(merge_stores([one, two], tmp_path / "merged")) == len(ChunkStore.open(whole))
 
 
+def test_a_part_with_a_flipped_bit_is_named_and_nothing_is_merged(unigram, tmp_path):
+    one, two = (build_store(DOCUMENTS, unigram, tmp_path / str(i), part=Part(i, 2)).folder for i in (1, 2))
+    content = bytearray((two / "words-00000.bin").read_bytes())
+    content[0] ^= 1
+    (two / "words-00000.bin").write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"{two} is damaged: words-00000\.bin differs from what was written"):
+        merge_stores([one, two], tmp_path / "merged")
+
+    assert not (tmp_path / "merged").exists()
+
+
 def test_a_store_from_the_same_inputs_is_opened_and_not_made_again(unigram, tmp_path):
     first = build_store(DOCUMENTS, unigram, tmp_path / "s", source="s")
 

@@ -300,13 +300,15 @@ def test_documents_blanked_by_a_function_are_removed(project):
     assert read_receipt(path).after.documents == 0
 
 
-def test_a_killed_worker_is_named_with_the_steps(project):
+def test_a_killed_worker_is_named_with_the_steps_and_the_documents(project):
     steps = ["lowercase", {"name": "run_steps:die", "per": "document"}]
 
     with pytest.raises(
-        WorkerError, match=r"dataset_manipulation\[0\] 'lowercase', dataset_manipulation\[1\] 'run_steps:die'"
+        WorkerError,
+        match=r"^dataset_manipulation\[0\] 'lowercase', dataset_manipulation\[1\] 'run_steps:die', "
+        r"on a\.txt:3 to a\.txt:4: worker process \d+ was killed by signal 9",
     ):
-        run([Document("die")], steps, project, workers=2)
+        run([Document("die", "a.txt:3"), Document("not", "a.txt:4")], steps, project, workers=2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -4,6 +4,8 @@ Help must be instant, so nothing here or at the top of a command's file imports 
 foundry_model; the body of a command does.
 """
 
+import contextlib
+import faulthandler
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None and sys.getfilesystemencoding().lower() != "utf-8":
         # names and texts of a UTF-8 config and corpus would be misread: begin anew, as under LC_ALL=C.UTF-8
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "foundry_cli", *sys.argv[1:]])
+    _leave_a_stack_behind()
     with surviving_streams() as lost:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
         if lost() and code == 0:
@@ -90,6 +93,13 @@ def _make_group(group: Group) -> typer.Typer:
     for name, function in group.commands.items():
         application.command(name)(function)
     return application
+
+
+def _leave_a_stack_behind() -> None:
+    """Let a process that is killed from inside (SIGSEGV, SIGBUS, SIGABRT) write its stack to standard error first."""
+    if sys.__stderr__ is not None and not faulthandler.is_enabled():
+        with contextlib.suppress(OSError, ValueError):  # a standard error that is no file, as in a notebook
+            faulthandler.enable(sys.__stderr__)
 
 
 def _report_lost_output(why: str) -> int:

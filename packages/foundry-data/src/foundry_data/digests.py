@@ -1,4 +1,4 @@
-"""Remember the SHA-256 of corpus files, so that preparing again does not read gigabytes to find that nothing changed.
+"""Remember the SHA-256 of files, so that preparing again does not read gigabytes to find that nothing changed.
 
     prepared/digests.json     {"corpus/a.txt": {"size": 812, "modified_ns": ..., "sha256": "9f86...", ...}}
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from foundry_data import fs
-from foundry_data.fingerprint import source_fingerprint
-from foundry_data.sources import SourceFile
+from foundry_data.fingerprint import digests_of, source_fingerprint
+from foundry_data.sources import SourceFile, describe_file
 
 AT_REST_NS = 2_000_000_000
 
@@ -50,14 +50,23 @@ class DigestCache:
         self._path = path
 
     def fingerprint(self, files: Sequence[SourceFile]) -> str:
-        """Return `source_fingerprint(files)`, reading only the files that are new or changed.
+        """Return `source_fingerprint(files)`. Reads and raises as `digests` does."""
+        return source_fingerprint([_Known(file.suffix, digest) for file, digest in zip(files, self.digests(files))])
+
+    def sha256(self, paths: Sequence[Path]) -> list[str]:
+        """Return the SHA-256 of ordinary files. Reads and raises as `digests` does."""
+        found = [describe_file(path, name=str(path), suffixes={path.suffix}) for path in paths]
+        return self.digests([file for file in found if file is not None])
+
+    def digests(self, files: Sequence[SourceFile]) -> list[str]:
+        """Return the SHA-256 of every file, reading only those that are new or changed.
 
         Raises:
             DataError: A file cannot be read or changes while it is read.
         """
         entries = self._read()
         known = [self._known(file, entries.get(_key(file))) for file in files]
-        result = source_fingerprint(known)
+        result = digests_of(known)
         # `SourceFile.digest` is computed once per process, so that asking again costs nothing.
         fresh = {_key(file): self._entry(file) for file, now in zip(files, known, strict=True) if now is file}
         self._write(entries | {path: entry for path, entry in fresh.items() if entry is not None})

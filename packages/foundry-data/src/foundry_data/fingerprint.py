@@ -51,9 +51,13 @@ def source_fingerprint(files: Iterable[Digestible]) -> str:
     Files are hashed by several threads, at the speed of the disk.
     """
     listed = list(files)
+    return fingerprint([[file.suffix, digest] for file, digest in zip(listed, digests_of(listed), strict=True)])
+
+
+def digests_of(files: Iterable[Digestible]) -> list[str]:
+    """Return the SHA-256 of every file, read by several threads."""
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="digest") as pool:
-        digests = list(pool.map(_digest, listed))
-    return fingerprint([[file.suffix, digest] for file, digest in zip(listed, digests, strict=True)])
+        return list(pool.map(_digest, files))
 
 
 def code_fingerprint(code: Callable[..., Any] | type) -> str:

@@ -39,6 +39,11 @@ class _Failure(msgspec.Struct):
     traceback: str
 
 
+class _Task(NamedTuple):
+    message: bytes
+    name: str
+
+
 class _Worker(NamedTuple):
     process: Any
     pipe: Connection
@@ -57,6 +62,7 @@ def ordered_map(
     item_type: Any,
     result_type: Any,
     name: str,
+    describe: Callable[[Item], str] | None = None,
     on_orphaned: Callable[[], None] | None = None,
 ) -> Generator[Result]:
     """Yield `function(item)` for every item, in order.
@@ -67,6 +73,7 @@ def ordered_map(
         num_workers: Processes; 1 works in this process, 0 means one per core.
         item_type: Type of an item, for `msgspec`; likewise `result_type` of a result.
         name: What is being done, for messages.
+        describe: Says which item it was, for the message about a worker that died over it.
         on_orphaned: Called in a worker that has to end at once, to end what it started.
 
     Raises:
@@ -83,27 +90,30 @@ def ordered_map(
     def work(message: bytes) -> bytes:
         return encode(function(decode_item(message)))
 
+    def ask(item: Item) -> _Task:
+        return _Task(encode(item), name if describe is None else f"{name}, {describe(item)}")
+
     with _forked(work, count, on_orphaned) as workers:
-        for reply in _in_order(workers, map(encode, items), name):
+        for reply in _in_order(workers, map(ask, items), name):
             yield decode_result(reply)
 
 
-def _in_order(workers: list[_Worker], messages: Iterator[bytes], name: str) -> Iterator[bytes]:
-    """Hand messages to idle workers; yield the replies in the order of the messages."""
+def _in_order(workers: list[_Worker], tasks: Iterator[_Task], name: str) -> Iterator[bytes]:
+    """Hand tasks to idle workers; yield the replies in the order of the tasks."""
     idle = list(workers)
-    running: dict[Connection, tuple[int, _Worker]] = {}
+    running: dict[Connection, tuple[int, _Worker, str]] = {}
     replies: dict[int, bytes] = {}
     sent = delivered = 0
     exhausted = False
     while True:
         while idle and not exhausted and sent - delivered < AHEAD_PER_WORKER * len(workers):
-            message = next(messages, None)
-            if message is None:
+            task = next(tasks, None)
+            if task is None:
                 exhausted = True
                 break
             worker = idle.pop()
-            _send(worker, message, name)
-            running[worker.pipe] = (sent, worker)
+            _send(worker, task.message, name)  # one that is dead already died over nothing
+            running[worker.pipe] = (sent, worker, task.name)
             sent += 1
         while delivered in replies:
             yield replies.pop(delivered)
@@ -113,8 +123,8 @@ def _in_order(workers: list[_Worker], messages: Iterator[bytes], name: str) -> I
                 return
             continue
         for pipe in wait(list(running)):
-            number, worker = running.pop(pipe)  # pyright: ignore[reportArgumentType] (wait gives back what it got)
-            replies[number] = _receive(worker, name)
+            number, worker, doing = running.pop(pipe)  # pyright: ignore[reportArgumentType] (wait gives back what it got)
+            replies[number] = _receive(worker, doing)
             idle.append(worker)
 
 
@@ -125,31 +135,36 @@ def _send(worker: _Worker, message: bytes, name: str) -> None:
         raise _died(worker, name) from error
 
 
-def _receive(worker: _Worker, name: str) -> bytes:
+def _receive(worker: _Worker, doing: str) -> bytes:
     """Return the reply of a worker, or raise what it raised."""
     try:
         succeeded = worker.pipe.recv_bytes() == b"1"
         reply = worker.pipe.recv_bytes()
     except (EOFError, OSError) as error:
-        raise _died(worker, name) from error
+        raise _died(worker, doing) from error
     if succeeded:
         return reply
     failure = msgspec.msgpack.decode(reply, type=_Failure)
     known = getattr(errors, failure.kind, None)
     if isinstance(known, type) and issubclass(known, FoundryError):
         raise known(failure.message)
-    error = WorkerError(f"{name}: a worker failed with {failure.kind}: {failure.message}")
+    error = WorkerError(f"{doing}: a worker failed with {failure.kind}: {failure.message}")
     error.add_note(failure.traceback)
     raise error
 
 
-def _died(worker: _Worker, name: str) -> WorkerError:
+def _died(worker: _Worker, doing: str) -> WorkerError:
     worker.process.join(timeout=5)
     code = worker.process.exitcode
-    how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
-    return WorkerError(
-        f"{name}: worker process {worker.process.pid} {how}; if the memory was full, set data.num_workers lower"
-    )
+    if code is None or code >= 0:
+        return WorkerError(f"{doing}: worker process {worker.process.pid} ended with status {code}")
+    advice = "; if the memory was full, set data.num_workers lower" if code == -signal.SIGKILL else ""
+    how = f"was killed by signal {-code} ({_signal_name(-code)})"
+    return WorkerError(f"{doing}: worker process {worker.process.pid} {how}{advice}")
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else "a real-time signal"
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ class ConcatRows:
         self.length = length
         self.document_mask = document_mask
         self._count = len(store) // length
-        self._begins = _distinct(store.document_starts[:-1]) if document_mask else np.empty(0, dtype=np.int64)
+        self._distinct_starts = _without_repeats(store.document_starts[:-1]) if document_mask else None
 
     def __len__(self) -> int:
         return self._count
@@ -135,7 +135,8 @@ class ConcatRows:
         if self.document_mask:
             starts = np.asarray(indices, dtype=np.int64) * self.length
             ends = starts + self.length
-            targets -= np.searchsorted(self._begins, ends) - np.searchsorted(self._begins, starts + 1)
+            begins = self.store.document_starts[:-1] if self._distinct_starts is None else self._distinct_starts
+            targets -= np.searchsorted(begins, ends) - np.searchsorted(begins, starts + 1)
         return targets
 
     def target_bytes(self, indices: Positions) -> npt.NDArray[np.float64]:
@@ -270,9 +271,9 @@ def packed_rows(store: ChunkStore, length: int, *, packing: str = "concat", docu
     return pick(packing, PACKINGS, kind="packing")(store, length, document_mask=document_mask)
 
 
-def _distinct(starts: Positions) -> Positions:
-    """Return places at which documents begin, each once; an empty document shares its place with the next one."""
-    return starts if bool((np.diff(starts) > 0).all()) else np.unique(starts)
+def _without_repeats(starts: Positions) -> Positions | None:
+    """Return where documents begin, each place once (an empty one shares its place), or None if they are so already."""
+    return None if bool((np.diff(starts) > 0).all()) else np.unique(starts)
 
 
 def _document_begins(store: ChunkStore, starts: Positions, length: int) -> npt.NDArray[np.bool_]:

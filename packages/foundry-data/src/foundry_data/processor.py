@@ -5,7 +5,7 @@
     rows = processor.train_rows(prepared)        # what batches are made of
 
     prepared/
-    ├─ digests.json           SHA-256 of the corpus files, as long as they do not change
+    ├─ digests.json           SHA-256 of corpus and token files, as long as they do not change
     ├─ reading-3c1e....json   counts of the first reading: empty documents, duplicate files, ...
     ├─ text-5b0c.../          ablated training documents and receipts; only with `dataset_manipulation`
     ├─ tokenizer-91fe.../     the tokenizer, unless it has a folder of its own
@@ -45,7 +45,7 @@ from foundry_data.stages import remove_trash, storage_errors
 from foundry_data.stats import document_lengths, row_counts, row_texts, store_counts
 from foundry_data.store import ChunkStore
 from foundry_data.store_build import Part, build_store_from_ids
-from foundry_data.store_stage import SplitStore, StoreStage, join_parts, make_store
+from foundry_data.store_stage import SplitStore, StoreStage, join_parts, make_store, open_checked
 from foundry_data.text_stage import Ablated, Ablation, ablate
 from foundry_data.tokenized_dataset import (
     TokenizedSplits,
@@ -281,7 +281,7 @@ class DataProcessor:
         data = self.config.data
         threads = data.num_workers or os.cpu_count() or 1
         stage = StoreStage(data.add_bos, data.add_eos, data.shard_tokens, threads)
-        return SplitStore(name, split, tokenizer, self.prepared_dir, stage)
+        return SplitStore(name, split, tokenizer, self.prepared_dir, stage, self._digests)
 
     def _held_out(self, wanted: SplitStore, progress: Progress, *, force: bool) -> ChunkStore | None:
         store = make_store(wanted, progress, force=force)
@@ -340,7 +340,7 @@ class DataProcessor:
         identity = fingerprint([tokenized_fingerprint(folder, self._digests), tokenizer.fingerprint])
         target = stage_folder(self.prepared_dir, name, identity)
         if target.exists() and not force:
-            return ChunkStore.open(target)
+            return open_checked(target, self._digests, progress)
         return build_store_from_ids(
             token_sequences(open_tokenized(folder)),
             tokenizer,

@@ -47,7 +47,7 @@ def read_arrow(part: SourcePart, settings: ReadSettings, report: ReadReport) -> 
     with (
         unchanged(part.file) as path,
         _explained(part.file, arrow),
-        arrow.memory_map(str(path)) as raw,
+        arrow.OSFile(str(path)) as raw,  # not mapped: a file cut while it is read would kill the process
         arrow.ipc.open_stream(raw) as stream,
     ):
         _check_column(part.file, stream.schema, settings.text_field, arrow)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from foundry_config.errors import StorageError
 from foundry_data import fs
-from foundry_data.mapped_stream import map_file
 from foundry_data.row_index import RowIndex
 from foundry_data.stages import building_lock, publish, start_building, storage_errors
 from foundry_data.store import ChunkStore
@@ -61,7 +61,7 @@ def _read(folder: Path, store: ChunkStore) -> RowIndex | None:
         return None
     if set(manifest.files) != {_file_name(field) for field in RowIndex._fields}:
         return None
-    return RowIndex(*(map_file(folder / _file_name(field), INT64) for field in RowIndex._fields))
+    return RowIndex(*(np.fromfile(folder / _file_name(field), dtype=INT64) for field in RowIndex._fields))
 
 
 def _write(folder: Path, store: ChunkStore, index: RowIndex) -> None:

@@ -7,9 +7,10 @@
     store.document(7)             -> the tokens of one document
 
 Opening checks names, sizes and the manifest's own digest, in time that does not depend on the size; `verify` reads all.
+A file whose size changes later, while the store is in use, is named in a `DataError` by whatever reads it next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,10 +20,14 @@ import numpy.typing as npt
 from foundry_config.errors import DataError
 from foundry_data import store_format as layout
 from foundry_data.fs import sha256_file
-from foundry_data.mapped_stream import MappedStream, Positions, map_file
+from foundry_data.mapped_stream import MappedFile, MappedStream, Positions
 from foundry_data.store_format import StoreManifest
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
+
+
+def _read_all(paths: Sequence[Path]) -> list[str]:
+    return [sha256_file(path) for path in paths]
 
 
 class ChunkStore:
@@ -37,15 +42,11 @@ class ChunkStore:
         self._tokens = MappedStream(tokens, layout.DTYPES[manifest.dtype], manifest.shard_tokens)
         words = [folder / layout.words_name(i) for i in shards]
         self._words = MappedStream(words, np.dtype("u1"), manifest.shard_tokens)
-        self._word_totals = map_file(folder / layout.WORD_TOTALS, layout.INT64)
-        self.document_starts: Positions = map_file(folder / layout.DOCUMENT_TOKENS, layout.INT64)
-        """First token of each document, and the end of the last. [documents + 1]"""
-        self.document_words: Positions = map_file(folder / layout.DOCUMENT_WORDS, layout.INT64)
-        """Words before each document, and all of them. [documents + 1]"""
-        self.document_bytes: Positions = map_file(folder / layout.DOCUMENT_BYTES, layout.INT64)
-        """Bytes of text before each document, and all of them. [documents + 1]"""
-        self.token_bytes = map_file(folder / layout.TOKEN_BYTES, np.dtype("<u2"))
-        """Bytes of text that each id stands for. [vocabulary]"""
+        self._word_totals = MappedFile(folder / layout.WORD_TOTALS, layout.INT64)
+        self._document_starts = MappedFile(folder / layout.DOCUMENT_TOKENS, layout.INT64)
+        self._document_words = MappedFile(folder / layout.DOCUMENT_WORDS, layout.INT64)
+        self._document_bytes = MappedFile(folder / layout.DOCUMENT_BYTES, layout.INT64)
+        self._token_bytes = MappedFile(folder / layout.TOKEN_BYTES, np.dtype("<u2"))
 
     @classmethod
     def open(cls, folder: str | Path) -> "ChunkStore":
@@ -67,6 +68,26 @@ class ChunkStore:
     def dtype(self) -> np.dtype[Any]:
         """Type of the ids on disk."""
         return layout.DTYPES[self.manifest.dtype]
+
+    @property
+    def document_starts(self) -> Positions:
+        """First token of each document, and the end of the last. [documents + 1]"""
+        return self._document_starts.numbers
+
+    @property
+    def document_words(self) -> Positions:
+        """Words before each document, and all of them. [documents + 1]"""
+        return self._document_words.numbers
+
+    @property
+    def document_bytes(self) -> Positions:
+        """Bytes of text before each document, and all of them. [documents + 1]"""
+        return self._document_bytes.numbers
+
+    @property
+    def token_bytes(self) -> npt.NDArray[np.uint16]:
+        """Bytes of text that each id stands for. [vocabulary]"""
+        return self._token_bytes.numbers
 
     def read(self, start: int, stop: int) -> Tokens:
         """Return the tokens [stop - start] of a range of the stream; a view where one file holds it, read-only.
@@ -97,7 +118,7 @@ class ChunkStore:
         """Return the words that begin before each position of the stream, any shape, positions from 0 to its length."""
         stride = layout.WORD_TOTALS_STRIDE
         blocks, inside = np.divmod(positions, stride)
-        totals = self._word_totals[blocks]
+        totals = self._word_totals.numbers[blocks]
         if inside.any():
             flat = blocks.ravel() * stride
             heads = np.minimum(flat, max(0, len(self) - stride))  # the last block may be short
@@ -120,18 +141,19 @@ class ChunkStore:
         """Return the stream as a sequence of chunks of `length` tokens; the last, short remainder is left out."""
         return Chunks(self, length)
 
-    def verify(self) -> None:
-        """Read every file and compare it with the manifest.
+    def verify(self, sha256: Callable[[Sequence[Path]], Sequence[str]] = _read_all) -> None:
+        """Compare every file with the manifest.
+
+        Args:
+            sha256: Gives the digests of files; the default reads them all, `DigestCache.sha256` those that are new.
 
         Raises:
             DataError: Names every file whose content is not what was written.
         """
         layout.check_sizes(self.folder, self.manifest)
-        damaged = [
-            name
-            for name, entry in self.manifest.files.items()
-            if sha256_file(self.folder / name) != entry.sha256
-        ]  # fmt: skip
+        files = self.manifest.files
+        found = sha256([self.folder / name for name in files])
+        damaged = [name for name, digest in zip(files, found, strict=True) if digest != files[name].sha256]
         if damaged:
             raise DataError(
                 f"token store {self.folder} is damaged: {', '.join(damaged)} differs from what was written; "

@@ -135,6 +135,8 @@ def merge_stores(
         DataError: A part is missing, damaged, doubled, or made from other inputs than the first.
     """
     stores = check_parts([ChunkStore.open(path) for path in parts])
+    for store in stores:
+        store.verify()
     header = merged_header(stores, shard_tokens)
     token_bytes = np.array(stores[0].token_bytes)
     blocks = merged_blocks(stores)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from foundry_config.errors import DataError
+from foundry_data.digests import DigestCache
 from foundry_data.fingerprint import fingerprint
 from foundry_data.progress import Progress
 from foundry_data.splits import VERSION, Split, stage_folder
@@ -12,6 +13,8 @@ from foundry_data.store import ChunkStore
 from foundry_data.store_build import Part, build_store, merge_stores
 from foundry_data.store_format import MANIFEST
 from foundry_data.tokenizer import Tokenizer
+
+ANNOUNCED_BYTES = 2**30  # a smaller store is read within a second or two
 
 
 class StoreStage(NamedTuple):
@@ -32,6 +35,7 @@ class SplitStore(NamedTuple):
     tokenizer: Tokenizer
     prepared: Path
     stage: StoreStage
+    digests: DigestCache
 
     @property
     def identity(self) -> str:
@@ -59,7 +63,7 @@ def make_store(wanted: SplitStore, progress: Progress, *, part: Part | None = No
     """
     folder = wanted.folder if part is None else wanted.part_folder(part)
     if (folder / MANIFEST).is_file() and not force:
-        return ChunkStore.open(folder)
+        return open_checked(folder, wanted.digests, progress)
     stage = wanted.stage
     expected = wanted.split.expected_bytes()
     if expected is not None and part is not None:
@@ -79,6 +83,20 @@ def make_store(wanted: SplitStore, progress: Progress, *, part: Part | None = No
     )
 
 
+def open_checked(folder: Path, digests: DigestCache, progress: Progress) -> ChunkStore:
+    """Open a store that an earlier process made, and compare the files that may have changed since with their hashes.
+
+    Raises:
+        DataError: A file is missing, or is not what was written; names it.
+    """
+    store = ChunkStore.open(folder)
+    size = sum(entry.bytes for entry in store.manifest.files.values())
+    if size >= ANNOUNCED_BYTES:
+        progress(f"checking {folder.name}", 0, None)
+    store.verify(digests.sha256)
+    return store
+
+
 def join_parts(wanted: SplitStore, progress: Progress) -> ChunkStore:
     """Join the parts of a split that several machines made; they are left where they are.
 
@@ -88,7 +106,7 @@ def join_parts(wanted: SplitStore, progress: Progress) -> ChunkStore:
     """
     folder = wanted.folder
     if (folder / MANIFEST).is_file():
-        return ChunkStore.open(folder)
+        return open_checked(folder, wanted.digests, progress)
     return merge_stores(
         _parts_of(wanted),
         folder,

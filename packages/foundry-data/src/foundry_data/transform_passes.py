@@ -63,6 +63,7 @@ def run_chain(
         item_type=list[Document],
         result_type=ChainResult,
         name=", ".join(record.step.label for record in records),
+        describe=_place,
         on_orphaned=stop_running_programs,
     )
     with contextlib.closing(results):
@@ -168,6 +169,12 @@ def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
             block, characters = [], 0
     if block:
         yield block
+
+
+def _place(block: list[Document]) -> str:
+    """Name the documents of a block by their sources."""
+    first, last = block[0].source, block[-1].source
+    return f"on {escaped(first)}" + (f" to {escaped(last)}" if len(block) > 1 else "")
 
 
 def _remembered(blocks: Iterable[list[Document]], sent: deque[list[Document]]) -> Iterator[list[Document]]:

@@ -37,6 +37,7 @@ LOSS_SMOOTHING = 0.05
 MEMORY_SECONDS = 1.0  # asking the allocator for its numbers costs more than a tiny step
 SHOWN_SEQUENCES = 16
 TIME_IS_UP = "stop_after"
+NO_SIGNAL = 2**15  # larger than the number of any signal
 END = "end"  # the event that makes a run complete
 EXIT_CODE_TIME_IS_UP = 128 + signal.SIGTERM
 
@@ -76,11 +77,10 @@ class StopRequest:
     def __call__(self) -> bool:
         return self._signal_number() is not None or (self._deadline is not None and self._clock() >= self._deadline)
 
-    @property
-    def reason(self) -> tuple[str, int]:
-        """Name of the cause and exit code."""
-        number = self._signal_number()
-        if number is not None:
+    def reason(self, world: World) -> tuple[str, int]:
+        """Name of the cause and exit code, the same on every rank: the signal may have come to one of them only."""
+        number = world.smallest(self._signal_number() or NO_SIGNAL)
+        if number != NO_SIGNAL:
             return signal.Signals(number).name, 128 + number
         return TIME_IS_UP, EXIT_CODE_TIME_IS_UP
 
@@ -256,7 +256,7 @@ class TrainingLoop:
         """Measure, note the end, save; a stop in the middle of measuring leaves that to the next process."""
         self._call_hooks("on_end")
         self._call_hooks("on_checkpoint")
-        if self._should_stop():
+        if self._world.any_says(self._should_stop()):
             return self._stop(first_loss)
         self._records.event(END, self.state.step)
         self._save_last()
@@ -289,7 +289,7 @@ class TrainingLoop:
 
     def _stop(self, first_loss: float | None) -> LoopEnd:
         """Save everything, so that the next process goes on here."""
-        name, exit_code = self._should_stop.reason
+        name, exit_code = self._should_stop.reason(self._world)
         logger.info("stopping after step %d (%s): saving", self.state.step, name)
         self._save_last()
         self._records.event("stop", self.state.step, reason=name)

@@ -1,9 +1,9 @@
-"""Prove that a run, an export or a single checkpoint is what it claims to be.
+"""Prove that a run, an export, a single checkpoint or a token store is what it claims to be.
 
     verify_run(run)                    every hash, every digest, the chain of parents, no weights twice, nothing missing
     verify_run(run, replay=100)        ... and that training again from a checkpoint reaches the next one, bit for bit
     verify_run(run, against=other)     ... and where two runs part: the first step, checkpoint and tensor that differ
-    verify_folder(folder)              one checkpoint, an exported model, or a folder of exported revisions
+    verify_folder(folder)              one checkpoint, an exported model, a folder of exported revisions, prepared data
 
 A finding is an error when something is wrong, and a note when something only cannot be told.
 """
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foundry_config.errors import CheckpointError
+from foundry_config.errors import CheckpointError, DataError
+from foundry_data.store import ChunkStore
+from foundry_data.store_format import MANIFEST as STORE_MANIFEST
 from foundry_model.safetensors_header import read_safetensors_metadata
 from foundry_train.checkpoint_list import CheckpointInfo, describe, file_problems, list_checkpoints
 from foundry_train.checkpoint_names import QUARANTINE
@@ -60,7 +62,7 @@ def verify_run(
 
 
 def verify_folder(folder: str | Path) -> VerifyReport:
-    """Verify a checkpoint, an exported or downloaded model, a folder of such, or a run.
+    """Verify a checkpoint, an exported or downloaded model, a folder of such, a run, or prepared token stores.
 
     Raises:
         CheckpointError: Nothing in the folder can be verified.
@@ -78,7 +80,8 @@ def verify_folder(folder: str | Path) -> VerifyReport:
         infos = sorted((_describe_export(path) for path in exports), key=lambda info: info.step)
         findings = [*_check_all(infos), *_check_chain(infos, []), *_check_duplicates(infos, None)]
         return _report(infos, findings, None)
-    return _verify_lone_weights(folder)
+    stores = [path for path in (folder, *sorted(folder.glob("*"))) if (path / STORE_MANIFEST).is_file()]
+    return _verify_stores(stores) if stores else _verify_lone_weights(folder)
 
 
 def _check_all(infos: Sequence[CheckpointInfo]) -> Iterator[Finding]:
@@ -205,11 +208,25 @@ def _describe_export(folder: Path) -> CheckpointInfo:
     return describe(folder, info.manifest.step)
 
 
+def _verify_stores(folders: Sequence[Path]) -> VerifyReport:
+    """Compare every file of token stores with the hash in their manifests."""
+    findings: list[Finding] = []
+    files: list[int] = []
+    for folder in folders:
+        try:
+            store = ChunkStore.open(folder)
+            files += [entry.bytes for entry in store.manifest.files.values()]
+            store.verify()
+        except DataError as error:
+            findings.append(Finding(True, folder.name, str(error)))
+    return VerifyReport(0, len(files), sum(files), None, tuple(findings))
+
+
 def _verify_lone_weights(folder: Path) -> VerifyReport:
     """Weights without a manifest: compare them with the digest that our files carry in their metadata."""
     files = [path for path in sorted(folder.glob("*.safetensors")) if WEIGHT_FILES.fullmatch(path.name)]
     if not files:
-        raise CheckpointError(f"{folder}: neither a run nor a checkpoint nor a folder of them; nothing to verify")
+        raise CheckpointError(f"{folder}: no run, no checkpoint, no model, no token store; nothing to verify")
     tensors = {key: tensor for path in files for key, tensor in load_new(path).tensors.items()}
     claimed = {read_safetensors_metadata(path).get("foundry.weights") for path in files}
     digest = weights_digest(tensors)

@@ -12,7 +12,7 @@ import torch
 
 from foundry_config.errors import CheckpointError, StorageError
 from foundry_data import fs
-from foundry_data.fs_faults import Tracing
+from foundry_data.fs_faults import Operation, Tracing
 from foundry_train.checkpointing import CheckpointManager
 from foundry_train.manifest import MANIFEST_NAME, read_manifest
 from foundry_train.publish import Contents, write_folder
@@ -210,6 +210,22 @@ def test_an_asynchronous_save_holds_the_moment_of_the_call(background: Any) -> N
 
     background.manager.restore(background.model, background.optimizer)
     assert background.digest() == expected
+
+
+def is_begin_or_end_of_a_save(operation: Operation) -> bool:
+    begins = operation.name == "mkdir" and Path(operation.path).name.startswith(".tmp-")
+    return begins or (operation.name == "rename" and Path(operation.target).name.startswith("step-"))
+
+
+def test_one_asynchronous_save_is_in_flight_at_most(background: Any) -> None:
+    with fs.using(Tracing()) as trace:
+        for step in (1, 2, 3):
+            background.update(step)
+            background.save_async(step)
+        background.manager.wait()
+
+    order = [each.name for each in trace.operations if is_begin_or_end_of_a_save(each)]
+    assert order == ["mkdir", "rename"] * 3
 
 
 def test_without_background_writing_the_same_call_writes_before_it_returns(small: Any) -> None:

@@ -1,6 +1,10 @@
 """What a disk that fails costs: the save that failed, nothing else, and one sentence."""
 
 import errno
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,6 +101,51 @@ def test_too_little_room_is_known_before_anything_is_written(small: Any, monkeyp
         small.save(2)
 
     assert small.steps() == [1]
+
+
+def test_a_real_limit_on_the_size_of_files_costs_the_save_and_nothing_else(small: Any) -> None:
+    small.save(1)
+    small.update(1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(StorageError, match="EFBIG"):
+            small.save(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert small.steps() == [1] and not list(small.manager.checkpoints.glob(".t*"))
+    assert small.new_manager().restore(small.model, small.optimizer).step == 1
+
+
+@pytest.fixture
+def small_volume(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a quarter of a megabyte."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs root to mount a file system")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("known", [True, False], ids=["told by statvfs", "met while writing"])
+def test_a_volume_that_is_really_full_keeps_every_checkpoint_that_was_saved(
+    harness: ModuleType, small_volume: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    small = harness.Small(small_volume)
+    if not known:
+        monkeypatch.setattr(fs.Backend, "free_bytes", lambda self, path: 10**9)
+    step = 0
+
+    with pytest.raises(StorageError, match="no room for a checkpoint" if known else "ENOSPC"):
+        for step in range(1, 99):
+            small.update(step)
+            small.save(step, milestone=True)
+
+    assert step > 2 and small.steps() == list(range(1, step))
+    assert not list(small.manager.checkpoints.glob(".t*"))
+    assert small.new_manager().restore(small.model, small.optimizer).step == step - 1
 
 
 def test_bytes_that_read_back_differently_do_not_count_as_saved(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:

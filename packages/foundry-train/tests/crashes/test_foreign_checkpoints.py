@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, foreign or hostile: refused or put aside by name, never read further, never lost."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,16 @@ def test_a_symlink_in_place_of_a_file_or_folder_is_damage(small: Any) -> None:
     reason = (small.manager.checkpoints / ".quarantine/step-00000002/reason.json").read_text()
     assert "trainer is a symlink" in reason
     assert (small.root / "elsewhere/trainer/state.json").exists()
+
+
+def test_what_a_killed_process_left_half_written_or_half_removed_is_cleaned_up(small: Any) -> None:
+    folder = small.save(1)
+    for name in (".tmp-00000002-0123456789ab", ".trash-00000000-0123456789ab"):
+        shutil.copytree(folder, small.manager.checkpoints / name)
+
+    small.new_manager().clean_up()
+
+    assert [path.name for path in small.manager.checkpoints.iterdir()] == ["step-00000001"]
 
 
 def test_a_foreign_folder_or_link_among_the_checkpoints_is_left_alone(small: Any) -> None:

@@ -233,6 +233,22 @@ def test_weights_alone_are_compared_with_what_they_say_of_themselves(run: Path, 
     assert not verify_folder(lone).ok
 
 
+def test_prepared_token_stores_are_verified_by_themselves_and_together(tmp_path: Path) -> None:
+    from foundry_data.sentencepiece_training import train_tokenizer
+    from foundry_data.store_build import build_store
+
+    tokenizer = train_tokenizer(["a b c"] * 9, vocab_size=8, model_type="char", byte_fallback=False)
+    train, test = (build_store(["a b", "c"], tokenizer, tmp_path / name).folder for name in ("train-1", "test-1"))
+    sound = verify_folder(tmp_path)
+    (train / "tokens-00000.bin").write_bytes(bytes((train / "tokens-00000.bin").stat().st_size))
+
+    assert sound.ok and (sound.checkpoints, sound.files) == (0, 2 * 8)
+    assert verify_folder(test).ok
+    for folder in (train, tmp_path):
+        (finding,) = verify_folder(folder).findings
+        assert finding.is_error and "train-1 is damaged: tokens-00000.bin differs" in finding.message
+
+
 def test_what_is_no_run_and_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a run directory"):
         verify_run(tmp_path)

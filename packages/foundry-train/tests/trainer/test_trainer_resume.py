@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from foundry_config.errors import CheckpointError, ResumeMismatchError, RunLockedError
+from foundry_config.errors import CheckpointError, DataError, ResumeMismatchError, RunLockedError
 from foundry_train import Hook, Moment, RunDirectory
 from foundry_train.signals import Stopped
 
@@ -142,6 +142,35 @@ def test_a_crash_loses_nothing_but_the_steps_since_the_last_full_checkpoint(proj
     assert second.resumed_from == 4
     assert read.losses(second) == read.losses(whole) and read.weights(second) == read.weights(whole)
     assert [record["step"] for record in read.records(second.run_dir, "step")] == list(range(1, 13))
+
+
+@pytest.mark.slow
+def test_a_shard_truncated_during_training_ends_the_run_by_its_name_and_the_run_goes_on_once_it_is_restored(
+    project, read, tmp_path
+):
+    changes = {"data": {"prefetch_batches": 0, "training_corpus": str(tmp_path / "prepared")}}
+    whole = project.train(project.config(tmp_path / "whole", changes=changes))
+    config = project.config(tmp_path / "cut", changes=changes, save_every_steps=2)
+    (shard,) = (tmp_path / "prepared").glob("train-*/tokens-00000.bin")
+    content = shard.read_bytes()
+
+    class Truncate(Hook):
+        def on_step(self, moment: Moment) -> None:
+            if moment.step == 5:
+                os.truncate(shard, 0)
+
+    with pytest.raises(DataError, match=rf"{shard} was changed while it was in use .* 0 now") as ended:
+        project.train(config, hooks=[Truncate()])
+    last_line = (tmp_path / "cut/logs/trainer-test.log").read_text().splitlines()[-1]
+    with pytest.raises(DataError, match=rf"{shard} has 0 bytes, but its manifest says"):
+        project.train(config)
+    shard.write_bytes(content)
+    second = project.train(config)
+
+    assert ended.value.exit_code == 3
+    assert str(shard) in last_line
+    assert second.resumed_from == 4
+    assert read.losses(second) == read.losses(whole) and read.weights(second) == read.weights(whole)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`foundry verify`: prove that a run, an export or a checkpoint is what it claims to be."""
+"""`foundry verify`: prove that a run, an export, a checkpoint or prepared data is what it claims to be."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,7 @@ TargetArgument = Annotated[
     Path,
     typer.Argument(
         metavar="RUN",
-        help="A run, a checkpoint, an exported or downloaded model, or the config file of the experiment.",
+        help="A run, a checkpoint, an exported or downloaded model, prepared data, or the experiment's config file.",
         show_default="foundry.yaml",
     ),
 ]
@@ -82,4 +82,5 @@ def _show(report: "VerifyReport") -> None:
     sound = all(item.of_comparison for item in report.findings if item.is_error)
     state = "all as they should be" if sound else "NOT all as they should be"
     checkpoints = f"{count(report.checkpoints)} checkpoint{'s' if report.checkpoints != 1 else ''}"
-    say(f"{checkpoints}, {count(report.files)} files, {size(report.bytes)}: {state}")
+    what = f"{checkpoints}, " if report.checkpoints else ""
+    say(f"{what}{count(report.files)} files, {size(report.bytes)}: {state}")
