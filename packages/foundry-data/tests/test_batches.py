@@ -106,12 +106,25 @@ def test_without_shuffling_rows_come_as_they_lie(rows):
 
 
 def test_an_error_in_the_thread_is_raised_where_the_batch_is_taken(rows, mocker):
-    mocker.patch.object(type(rows), "gather", side_effect=DataError("shard 3 is damaged"))
+    mocker.patch.object(type(rows.store), "gather", side_effect=DataError("shard 3 is damaged"))
 
     with torch_loader.BatchStream(rows, global_batch=4, seed=1) as stream:
         for _ in range(2):
             with pytest.raises(DataError, match="shard 3"):
                 next(stream)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_batch_stays_what_it_is_while_later_ones_are_made(rows, monkeypatch, prefetch, rank):
+    monkeypatch.setattr(torch_loader, "BLOCK_BATCHES", 2)  # so that the memory of a block is soon used again
+
+    with torch_loader.BatchStream(rows, global_batch=3, seed=1, rank=rank, world_size=2, prefetch=prefetch) as stream:
+        batches = list(islice(stream, 50))
+
+    for batch in batches:
+        assert batch.input_ids.tolist() == rows.gather(batch.sequence_ids).input_ids.tolist()
+        assert batch.labels.tolist() == rows.gather(batch.sequence_ids).labels.tolist()
 
 
 def test_closing_ends_the_thread_and_the_stream(rows):

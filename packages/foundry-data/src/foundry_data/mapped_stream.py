@@ -55,8 +55,13 @@ class MappedStream:
         owners = range(first, last + 1)
         return np.concatenate([self._parts[i].numbers[max(0, start - i * size) : stop - i * size] for i in owners])
 
-    def gather(self, starts: Positions, length: int) -> Numbers:
+    def gather(self, starts: Positions, length: int, *, out: Numbers | None = None) -> Numbers:
         """Return `length` numbers from each of `starts`, as a copy. [B, length]
+
+        Args:
+            starts: First places. [B]
+            length: Numbers from each.
+            out: Memory to copy into. [B, length]
 
         Raises:
             DataError: A file was truncated or grew since it was opened.
@@ -65,13 +70,13 @@ class MappedStream:
         if starts.size and (int(starts.min()) < 0 or int(starts.max()) + length > self._length):
             raise IndexError(f"a range of {length} tokens leaves the store of {self._length} tokens")
         if len(self._parts) == 1:
-            return self._parts[0].rows(starts, length)
-        rows = np.empty((len(starts), length), dtype=self._dtype)  # [B, length]
+            return self._parts[0].rows(starts, length, out)
+        rows = np.empty((len(starts), length), dtype=self._dtype) if out is None else out  # [B, length]
         owners, insides = np.divmod(starts, self._part_length)
         whole = insides + length <= self._part_length
         for owner in sorted({int(owner) for owner in owners[whole]}):
             mine = whole & (owners == owner)
-            rows[mine] = self._parts[owner].rows(insides[mine], length)
+            rows[mine] = self._parts[owner].rows(insides[mine], length, None)
         for row in np.flatnonzero(~whole).tolist():  # a range that lies over the border of two files
             rows[row] = self.read(int(starts[row]), int(starts[row]) + length)
         return rows
@@ -105,19 +110,29 @@ class MappedFile:
             )
         return self._numbers
 
-    def rows(self, starts: Positions, length: int) -> Numbers:
-        """Return `length` numbers from each of `starts`, as a copy. [B, length]. Raises as `numbers` does."""
-        return self._copy_rows(self.numbers, starts, length)
+    def rows(self, starts: Positions, length: int, out: Numbers | None) -> Numbers:
+        """Return `length` numbers from each of `starts`, as a copy, in `out` if given. [B, length]
+
+        Raises as `numbers` does.
+        """
+        return self._copy_rows(self.numbers, starts, length, out)
 
     def __reduce__(self) -> tuple[type["MappedFile"], tuple[Path, np.dtype[Any]]]:
         """Let another process, or a copy, map the file itself."""
         return MappedFile, (self._path, self._dtype)
 
 
-def _copy_rows(numbers: Numbers, starts: Positions, length: int) -> Numbers:
+def _copy_rows(numbers: Numbers, starts: Positions, length: int, out: Numbers | None) -> Numbers:
+    places = starts // length
+    if len(starts) and bool((places * length == starts).all()):  # rows of one matrix: a plain copy of each
+        matrix = numbers[: len(numbers) // length * length].reshape(-1, length)
+        return matrix.take(places, axis=0, out=out, mode="clip")  # the caller has checked; `raise` would copy twice
     count = max(0, len(numbers) - length + 1)
     windows = np.ndarray((count, length), numbers.dtype, buffer=numbers, strides=numbers.strides * 2)
-    return windows[starts]
+    if out is None:
+        return windows[starts]
+    out[...] = windows[starts]
+    return out
 
 
 def _named_after(path: Path, function: Callable[..., Numbers]) -> Callable[..., Numbers]:

@@ -54,12 +54,13 @@ class EpochOrder:
     def _encipher(self, values: _Words) -> _Words:
         """One pass of the network: a bijection of the whole grid."""
         columns, rows = np.uint64(self._columns), np.uint64(self._rows)
-        left, right = np.divmod(values, columns)  # left < rows, right < columns
+        left = values // columns  # < rows
+        right = values - left * columns  # < columns
         for place, key in enumerate(self._keys):
             if place % 2 == 0:
-                right = (right + _hash(left, key) % columns) % columns
+                right = _add(right, _hash(left, key), columns)
             else:
-                left = (left + _hash(right, key) % rows) % rows
+                left = _add(left, _hash(right, key), rows)
         return left * columns + right
 
 
@@ -70,6 +71,12 @@ def epoch_order(length: int, seed: int, epoch: int) -> EpochOrder:
     [0, 1, 2, 3, 4]
     """
     return EpochOrder(length, seed, epoch)
+
+
+def _add(values: _Words, hashes: _Words, modulus: np.uint64) -> _Words:
+    """`(values + hashes) % modulus` for values below it; numpy divides by one number much faster than it takes `%`."""
+    total = values + (hashes - hashes // modulus * modulus)  # < 2 * modulus
+    return np.minimum(total, total - modulus)  # what is below the modulus would wrap around, to something huge
 
 
 def _hash(values: _Words, key: int) -> _Words:

@@ -53,8 +53,8 @@ class Rows(Protocol):
         """Return rows, in the order asked for."""
         ...
 
-    def stored(self, indices: Positions) -> Tokens | None:
-        """Return rows as the store holds them, in 16 or 32 bits, where these are labels too and there are no positions.
+    def stored(self, indices: Positions, out: Tokens) -> Tokens | None:
+        """Copy rows into `out` as the store holds them, in 16 or 32 bits, if they are labels too and have no positions.
 
         None where `gather` has to be asked. [B, T]
         """
@@ -118,10 +118,10 @@ class ConcatRows:
         labels = np.where(begins, IGNORED, input_ids)
         return RowBatch(input_ids, labels, _positions(begins))
 
-    def stored(self, indices: Positions) -> Tokens | None:
+    def stored(self, indices: Positions, out: Tokens) -> Tokens | None:
         if self.document_mask:
             return None
-        return self.store.gather(np.asarray(indices, dtype=np.int64) * self.length, self.length)
+        return self.store.gather(np.asarray(indices, dtype=np.int64) * self.length, self.length, out=out)
 
     def tokens(self, indices: Positions) -> Positions:
         return np.full(len(indices), self.length, dtype=np.int64)
@@ -185,7 +185,7 @@ class IndexedRows:
         labels = np.where(ignored, IGNORED, input_ids)
         return RowBatch(input_ids, labels, _positions(begins) if self.document_mask else None)
 
-    def stored(self, indices: Positions) -> Tokens | None:  # noqa: ARG002
+    def stored(self, indices: Positions, out: Tokens) -> Tokens | None:  # noqa: ARG002
         return None
 
     def _layout(self, rows: Positions) -> tuple[Matrix, npt.NDArray[np.bool_]]:

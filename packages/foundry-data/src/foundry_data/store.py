@@ -101,13 +101,13 @@ class ChunkStore:
         """Return for each token of a range the words that begin in it. [stop - start]"""
         return self._words.read(start, stop)
 
-    def gather(self, starts: Positions, length: int) -> Tokens:
-        """Return `length` tokens from each of `starts`. [B, length], a copy
+    def gather(self, starts: Positions, length: int, *, out: Tokens | None = None) -> Tokens:
+        """Return `length` tokens from each of `starts`. [B, length], a copy, in `out` if that is given
 
         Raises:
             IndexError: A range leaves the stream.
         """
-        return self._tokens.gather(starts, length)
+        return self._tokens.gather(starts, length, out=out)
 
     def words_between(self, start: int, stop: int) -> int:
         """Return the number of words that begin in the tokens of a range."""
@@ -117,7 +117,8 @@ class ChunkStore:
     def words_before(self, positions: Positions) -> Positions:
         """Return the words that begin before each position of the stream, any shape, positions from 0 to its length."""
         stride = layout.WORD_TOTALS_STRIDE
-        blocks, inside = np.divmod(positions, stride)
+        blocks = positions // stride
+        inside = positions - blocks * stride
         totals = self._word_totals.numbers[blocks]
         if inside.any():
             flat = blocks.ravel() * stride

@@ -21,7 +21,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +31,14 @@ from torch.utils.data import DataLoader, Dataset
 from foundry_data.batches import BatchPlace, BatchPlan, rank_slice
 from foundry_data.order import Indices
 from foundry_data.packing import Rows
+from foundry_data.store import Tokens
 from foundry_data.word_budget import WordCounter
 
 BLOCK_TOKENS = 2**19  # small batches are made several at a time, up to four megabytes of ids
 BLOCK_BATCHES = 32  # and no more than this many, so that the first one does not wait for the others
+MEMORIES = 3  # of blocks: one is used up by the caller, one waits, one is made
 POLL_SECONDS = 0.2
 
-_Views = Sequence[torch.Tensor]
 _Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
@@ -113,6 +114,8 @@ class BatchStream(Iterator[GlobalBatch]):
         self._pin_memory = pin_memory
         self._first = self.plan.place(epoch, position)
         self._last: GlobalBatch | None = None
+        nothing: Tokens = np.empty((0, rows.length), dtype=rows.store.dtype)
+        self._memory = [nothing] * MEMORIES
         self._words = WordCounter(rows, self.plan)
         small = min(BLOCK_BATCHES, BLOCK_TOKENS // (global_batch * rows.length))
         per_block = max(prefetch, small) if prefetch else 1
@@ -181,7 +184,10 @@ class BatchStream(Iterator[GlobalBatch]):
         if self._share[1] > 1:
             shares = [share[rank_slice(len(share), *self._share)] for share in shares]
             mine = np.concatenate(shares)
-        return Block(places, shares, totals, self._tensors(mine, [len(share) for share in shares]))
+        contents = self._stored(mine)
+        if contents is None:
+            contents = self._tensors(mine, [len(share) for share in shares])
+        return Block(places, shares, totals, contents)
 
     def _rows_of(self, places: Sequence[BatchPlace]) -> Indices:
         """Rows of consecutive batches, one after the other: a piece of the order for each epoch."""
@@ -191,17 +197,24 @@ class BatchStream(Iterator[GlobalBatch]):
             pieces.append(self.plan.rows_between(epoch, run[0].position, run[-1].position + run[-1].size))
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
+    def _stored(self, rows: Indices) -> Tokens | None:
+        """Copy rows into memory that is used in turn, as narrow as the file; None where more than a copy is needed."""
+        if self._pin_memory:
+            return None
+        memory = self._memory[0]
+        if len(memory) < len(rows):
+            memory = np.empty((len(rows), self._rows.length), dtype=self._rows.store.dtype)
+        self._memory = [*self._memory[1:], memory]
+        return self._rows.stored(rows, memory[: len(rows)])
+
     def _tensors(self, rows: Indices, sizes: list[int]) -> list[_Tensors]:
         """Return token ids, labels and positions of consecutive batches, as views of what is gathered for all."""
 
-        def views(values: npt.NDArray[np.integer[Any]]) -> _Views:
+        def views(values: npt.NDArray[np.int64]) -> Sequence[torch.Tensor]:
             made = as_tensor(values)
             made = made.pin_memory() if self._pin_memory else made
             return made.split(sizes)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
-        stored = None if self._pin_memory else self._rows.stored(rows)
-        if stored is not None:
-            return [(ids, ids, None) for ids in views(stored)]
         batch = self._rows.gather(rows)
         input_ids = views(batch.input_ids)
         labels = input_ids if batch.labels is batch.input_ids else views(batch.labels)
@@ -218,16 +231,23 @@ class Block:
     """Rows of this rank in each batch."""
     totals: list[list[int]]
     """Targets, tokens and words of each batch, over all ranks."""
-    tensors: list[_Tensors]
-    """Token ids in any whole type, labels (the same tensor where nothing is ignored) and positions of each batch."""
+    contents: Tokens | list[_Tensors]
+    """The rows of all batches, one after the other, in memory that is used again for the next block but two; or token
+    ids, labels and positions of each batch."""
 
     def __iter__(self) -> Iterator[GlobalBatch]:
-        columns = zip(self.places, self.shares, *self.totals, self.tensors, strict=True)
-        for place, share, targets, tokens, words, (stored, labels, position_ids) in columns:
-            input_ids = stored.to(torch.int64)
+        stop = 0
+        columns = zip(self.places, self.shares, *self.totals, strict=True)
+        for number, (place, share, targets, tokens, words) in enumerate(columns):
+            if isinstance(self.contents, list):
+                input_ids, labels, position_ids = self.contents[number]
+            else:
+                start, stop = stop, stop + len(share)
+                input_ids = labels = as_tensor(self.contents[start:stop].astype(np.int64))
+                position_ids = None
             yield GlobalBatch(
                 input_ids=input_ids,
-                labels=input_ids if labels is stored else labels,
+                labels=labels,
                 position_ids=position_ids,
                 attention_mask=None,
                 target_tokens=targets,
@@ -324,7 +344,7 @@ class RowDataset(Dataset[dict[str, torch.Tensor]]):
         return sample
 
 
-def as_tensor(values: npt.NDArray[np.integer[Any]]) -> torch.Tensor:
+def as_tensor(values: npt.NDArray[np.int64]) -> torch.Tensor:
     """Return a tensor over the memory of an array."""
     return torch.from_numpy(values)  # pyright: ignore[reportUnknownMemberType]
 
