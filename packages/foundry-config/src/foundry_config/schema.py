@@ -245,8 +245,8 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     precision: Numeric[Literal["fp32", "tf32", "bf16", "fp16"]] = "fp32"
     """Arithmetic of the forward and backward pass; weights and optimizer stay fp32."""
     bf16_params: Numeric[bool] = False
-    """With `precision: bf16`: compute with a copy of the weights in bf16 instead of casting them in every pass. Faster,
-    and less exact: what stands between the layers is bf16 too. Optimizer and checkpoints keep the weights in fp32."""
+    """With `precision: bf16`: compute with a copy of the weights in bf16 instead of casting them in every pass. What
+    stands between the layers is bf16 too: less memory, less exact. Optimizer and checkpoints keep fp32 weights."""
     compile: Numeric[Literal["off", "auto", "on"]] = "off"
     """torch.compile; `auto` compiles on CUDA when the run is long enough to repay it."""
     chunked_loss: Numeric[Literal["off", "auto", "on"]] = "auto"
