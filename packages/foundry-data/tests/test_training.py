@@ -85,6 +85,20 @@ def test_the_report_counts_what_was_seen():
     assert seen[-1] == report.bytes
 
 
+def test_the_progress_tells_all_bytes_even_if_the_training_ends_before_the_first_look(monkeypatch):
+    class Quick(threading.Thread):
+        def start(self):
+            super().start()
+            self.join()
+
+    monkeypatch.setattr(threading, "Thread", Quick)
+    seen = []
+
+    train_tokenizer(WORDS, vocab_size=SIZE, progress=seen.append)
+
+    assert seen == [sum(map(len, WORDS))]
+
+
 @pytest.mark.parametrize("documents", [[], ["", " \n\t\n"]])
 def test_a_corpus_without_text_is_refused(documents):
     with pytest.raises(DataError, match="there is no text"):
