@@ -23,6 +23,7 @@ def stream_of(tokenizer, documents, *, bos=False, eos=True):
     return [token for text in documents for token in [*before, *tokenizer.encode(text), *after]]
 
 
+@pytest.mark.slow
 @given(documents=texts, shard_tokens=st.integers(1, 60), bos=st.booleans(), eos=st.booleans())
 @documents_once
 def test_a_store_gives_back_every_token_in_order(make_store, unigram, documents, shard_tokens, bos, eos):
@@ -39,6 +40,7 @@ def test_a_store_gives_back_every_token_in_order(make_store, unigram, documents,
     store.verify()
 
 
+@pytest.mark.slow
 @given(documents=texts, shard_tokens=st.integers(1, 60), data=st.data())
 @documents_once
 def test_any_range_and_any_gather_equal_slices_of_the_stream(make_store, unigram, documents, shard_tokens, data):
@@ -56,6 +58,7 @@ def test_any_range_and_any_gather_equal_slices_of_the_stream(make_store, unigram
     ]
 
 
+@pytest.mark.slow
 @given(documents=texts, shard_tokens=st.integers(40, 900), data=st.data())
 @documents_once
 def test_words_of_any_range_are_the_sum_of_the_word_starts(make_store, documents, shard_tokens, data):
@@ -148,6 +151,7 @@ def test_a_missing_truncated_or_odd_file_is_named_on_opening(fresh, name):
         ChunkStore.open(fresh.folder)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_flipped_bit_anywhere_is_named_by_verify(fresh, data):
@@ -215,7 +219,10 @@ def test_a_manifest_that_cannot_be_right_is_refused(fresh, changes, message):
         ChunkStore.open(fresh.folder)
 
 
-@pytest.mark.parametrize("damage", ["cut", "edited", "not json", "huge", "another type", "unknown field"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", "edited", "not json", pytest.param("huge", marks=pytest.mark.slow), "another type", "unknown field"],
+)
 def test_a_damaged_manifest_is_named(fresh, damage):
     path = fresh.folder / layout.MANIFEST
     content = path.read_bytes()

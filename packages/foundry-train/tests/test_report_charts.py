@@ -5,6 +5,7 @@ import io
 import math
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -61,6 +62,7 @@ def test_csv_holds_every_point_and_its_band():
     assert rows == [{"series": "a, b", "step": "1.0", "loss": "2.0", "low": "1.5", "high": "2.5"}]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.floats(0, 1e7), st.floats(-1e6, 1e6)), max_size=30),
     st.booleans(),

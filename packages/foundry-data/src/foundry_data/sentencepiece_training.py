@@ -93,8 +93,8 @@ def train_tokenizer(
         documents: Texts; read once, in order.
         settings: How to train; or give its fields by name: `vocab_size=8000, model_type="bpe"`.
         report: Receives the counts.
-        progress: Called with the bytes read so far, about ten times a second and at the end, from the calling thread; what
-            it raises ends the training.
+        progress: Called with the bytes read so far, about ten times a second and at the end, from the calling thread;
+            what it raises ends the training.
 
     Raises:
         DataError: There is no text, or the vocabulary size does not fit the text; the message says what would fit.

@@ -121,6 +121,7 @@ class Noisy(Hook):
     on_start = on_step = on_checkpoint = on_end = disturb
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_toggling_every_hook_leaves_the_weights_unchanged(make_run, precision):
     quiet = make_run("quiet", precision=precision)
