@@ -15,7 +15,7 @@ from foundry_data.unusual_text import unusual_strings
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
-@pytest.fixture(scope="module", params=["unigram", "bpe", "hugging face"])
+@pytest.fixture(scope="module", params=["unigram", "bpe", pytest.param("hugging face", marks=pytest.mark.slow)])
 def tokenizer(request, tmp_path_factory):
     if request.param != "hugging face":
         return request.getfixturevalue(request.param)
