@@ -25,6 +25,7 @@ def test_a_run_reaches_the_end_of_its_plan_and_counts_everything(make_run):
     assert [record.tokens for record in run.shown[:4]] == [20, 40, 50, 70]
 
 
+@pytest.mark.slow
 def test_loss_decreases_over_steps(make_run):
     run = make_run(epochs=20)
 
