@@ -130,6 +130,7 @@ sys.stdin.read()
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_second_trainer_on_the_same_run_is_refused_while_the_first_one_works(foundry, workspace):
     run = workspace / "runs" / "tiny"

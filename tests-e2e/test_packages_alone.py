@@ -70,7 +70,7 @@ def test_the_wheel_works_alone_and_runs_the_example_of_its_readme(package, absen
 
 
 @pytest.mark.parametrize("package", sorted(path.parent.name for path in (ROOT / "packages").glob("*/pyproject.toml")))
-def test_a_wheel_is_typed_and_holds_its_package_only(package, tmp_path):
+def test_a_wheel_is_typed_and_holds_its_package_and_its_license_only(package, tmp_path):
     import zipfile
 
     result = uv("build", "--package", package, "--wheel", "--offline", "--out-dir", tmp_path)
@@ -81,4 +81,5 @@ def test_a_wheel_is_typed_and_holds_its_package_only(package, tmp_path):
 
     module = package.replace("-", "_")
     assert f"{module}/py.typed" in names
+    assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {module}

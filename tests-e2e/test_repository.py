@@ -94,6 +94,8 @@ def test_a_package_has_all_that_a_package_of_its_own_needs(package):
 
     for name in ("README.md", "CHANGELOG.md", f"src/{module}/py.typed", f"src/{module}/__init__.py", "tests"):
         assert (folder / name).exists(), f"{package} has no {name}"
+    assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert project["license-files"] == ["LICENSE"]  # the wheel brings it along
     assert project["name"] == package
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
     assert project["requires-python"] == ">=3.11"

@@ -29,6 +29,7 @@ def project(tmp_path) -> Path:
     return config
 
 
+@pytest.mark.slow
 def test_preprocess_prepares_and_says_what_there_is(foundry, project):
     answer = foundry("preprocess", project, "--json")
 
@@ -39,6 +40,7 @@ def test_preprocess_prepares_and_says_what_there_is(foundry, project):
     assert Path(facts["tokenizer"]["folder"], "tokenizer.json").is_file()
 
 
+@pytest.mark.slow
 def test_preprocess_shows_a_table_for_people(foundry, project):
     out = foundry("preprocess", project, "--set", "data.test_fraction=0").out
 
@@ -46,6 +48,7 @@ def test_preprocess_shows_a_table_for_people(foundry, project):
         assert words in out
 
 
+@pytest.mark.slow
 def test_preprocess_shows_what_was_found_and_left_out(foundry, project):
     folder = project.parent / "mixed"
     folder.mkdir()
@@ -75,6 +78,7 @@ def tokens_of(store: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(store.glob("tokens-*"))]
 
 
+@pytest.mark.slow
 def test_preprocess_in_shards_gives_the_store_of_one_piece(foundry, project):
     whole = json.loads(foundry("preprocess", project, "--json", "--base-dir", project.parent).out)["train"]
     for store in (project.parent / "data" / "prepared").glob("train-*"):
@@ -103,6 +107,7 @@ def test_merge_is_given_alone(foundry, project):
     assert foundry("preprocess", project, "--merge", "--shard", "1/2").code == 2
 
 
+@pytest.mark.slow
 def test_inspect_shows_the_texts_of_a_batch_and_the_same_by_step_and_position(foundry, project):
     by_step = foundry("inspect", "data", project, "--step", 2, "--json")
     by_position = foundry("inspect", "data", project, "--position", 2, "--json")
@@ -115,6 +120,7 @@ def test_inspect_shows_the_texts_of_a_batch_and_the_same_by_step_and_position(fo
     assert "--- sequence" in foundry("inspect", "data", project, "--step", 1, "--limit", 1).out
 
 
+@pytest.mark.slow
 def test_inspect_shows_the_whole_batch_of_a_position_inside_it(foundry, project):
     by_step, inside = (
         foundry("inspect", "data", project, *place, "--json") for place in (("--step", 2), ("--position", 3))
@@ -123,6 +129,7 @@ def test_inspect_shows_the_whole_batch_of_a_position_inside_it(foundry, project)
     assert json.loads(inside.out) == json.loads(by_step.out)
 
 
+@pytest.mark.slow
 def test_inspect_says_which_places_there_are_where_one_is_not(foundry, project):
     steps = json.loads(foundry("plan", project, "--json").out)["total_steps"]
     sequences = json.loads(foundry("preprocess", project, "--json").out)["train"]["sequences"]

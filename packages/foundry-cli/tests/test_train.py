@@ -87,6 +87,7 @@ def test_a_fork_goes_on_without_the_run_that_it_came_from(foundry, trainer, tmp_
     assert trainer.calls[-1][2]["fork"].name == "no"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_while_pytorch_is_loaded_ends_at_once_with_its_code(number):
     child = os.fork()

@@ -33,6 +33,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(extra=st.dictionaries(texts, values, max_size=4), prompts=st.lists(texts, max_size=3), rate=st.floats(1e-9, 1))
 @settings(max_examples=60, deadline=None)
 def test_a_dumped_config_loads_back_to_an_equal_one(extra, prompts, rate):

@@ -115,6 +115,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from([path for path in KINDS if "." in path]), json_values, max_size=6))
 @settings(max_examples=60, deadline=None)
 def test_the_slow_check_accepts_exactly_what_msgspec_accepts(changes):

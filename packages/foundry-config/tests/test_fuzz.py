@@ -209,6 +209,7 @@ def test_any_text_at_all_is_refused_with_a_place(text, format_name):
     assert all(str(problem).startswith("x.conf:") for problem in caught.value.problems)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40))
 def test_any_override_is_taken_or_refused_by_name(text):
     try:

@@ -9,6 +9,8 @@ import pytest
 
 import foundry_config
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(foundry_config.__file__).parent
 ALLOWED = {"msgspec", "foundry_config", *sys.stdlib_module_names}
 HEAVY = ("numpy", "torch", "yaml", "transformers", "pydantic", "datasets", "foundry_data", "foundry_model")

@@ -22,6 +22,7 @@ def read(text):
     return node, [str(problem) for problem in problems]
 
 
+@pytest.mark.slow
 @given(values, st.sampled_from([None, 1, "\t"]), st.booleans())
 def test_what_the_standard_library_writes_is_read_back(value, indent, ascii_only):
     node, problems = read(json.dumps(value, indent=indent, ensure_ascii=ascii_only))

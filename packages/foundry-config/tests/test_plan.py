@@ -210,6 +210,7 @@ def test_counts_after_a_step_equal_a_walk_over_the_epochs(sequences, batch, accu
     assert found.epoch_of(step) == max(step - 1, 0) // len(sizes)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 3000), st.fractions(min_value=Fraction(1, 100), max_value=20, max_denominator=100))
 def test_a_run_of_some_epochs_is_their_share_of_steps_rounded_up(sequences, epochs):
     decimal = Fraction(repr(float(epochs)))

@@ -94,6 +94,7 @@ def test_an_error_without_problems_shows_its_message_with_source():
     assert ConfigError("just this").with_source() == "just this"
 
 
+@pytest.mark.slow
 @given(trees, trees)
 def test_merging_keeps_what_is_below_and_prefers_what_is_above(below, above):
     def merged(low, high):

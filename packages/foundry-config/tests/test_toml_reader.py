@@ -148,6 +148,7 @@ def test_what_has_no_end_is_refused_within_a_second(text):
     assert time.process_time() - start < 1
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.from_regex(r"\A[a-z_-]{1,6}\Z"), st.integers() | st.booleans(), max_size=6), st.data())
 def test_every_value_of_a_flat_table_is_located_on_its_line(table, data):
     text = "[t]\n" + "".join(f"{key} = {str(value).lower()}\n" for key, value in table.items())

@@ -61,6 +61,7 @@ def test_a_step_that_fails_is_named_with_the_document(tmp_path, monkeypatch, cod
         work([Document("text", "x.txt:3")])
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_is_named_with_the_document():
     work = chain({"command": ["false"]})
 

@@ -16,6 +16,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=3), json_values, max_size=4))
 def test_fingerprint_ignores_the_order_of_keys(mapping):
     assert fingerprint(mapping) == fingerprint(dict(reversed(mapping.items())))

@@ -30,6 +30,7 @@ class Failing(fs.Backend):
         setattr(self, name, fail)
 
 
+@pytest.mark.slow
 @given(st.lists(st.binary(max_size=40), max_size=6))
 def test_write_new_writes_all_chunks_and_returns_their_hash_however_little_the_disk_takes(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes]
@@ -170,6 +171,7 @@ def test_every_operation_can_be_made_to_fail_and_only_that_one(tmp_path: Path, m
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "content"), [("before", b""), ("torn", b"ab"), ("after", b"abcd")])
 def test_a_kill_leaves_none_half_or_all_of_a_write(tmp_path: Path, mode: str, content: bytes) -> None:
     child = os.fork()

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from foundry_config.errors import DataError, WorkerError
 from foundry_data.ordered_workers import available_cores, ordered_map
 
+pytestmark = pytest.mark.slow
+
 
 def run(function, items, *, workers=2, **options):
     return ordered_map(function, items, num_workers=workers, item_type=int, result_type=int, name="doubling", **options)
@@ -155,7 +157,6 @@ def test_workers_do_not_react_to_the_signals_of_the_caller():
     assert handlers == [1, 1, 1]
 
 
-@pytest.mark.slow
 def test_workers_and_their_programs_end_when_the_caller_is_killed(tmp_path):
     program = f"""
 import os, subprocess

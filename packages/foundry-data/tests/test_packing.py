@@ -17,6 +17,7 @@ packings = st.sampled_from(["concat", "best_fit", "document"])
 few = settings(max_examples=20, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 16), max_size=60))
 def test_best_fit_fills_no_row_beyond_its_room_and_wastes_little(lengths):
     sizes = np.array(lengths, dtype=np.int64)
@@ -45,6 +46,7 @@ def _smallest_packing(lengths, rows=()):
     return min([*choices, _smallest_packing(rest, (*rows, head))])
 
 
+@pytest.mark.slow
 @few
 @given(documents=texts, length=st.integers(2, 40), packing=packings, mask=st.booleans())
 def test_every_token_is_in_exactly_one_row_or_counted_as_left_out(make_store, documents, length, packing, mask):
@@ -67,6 +69,7 @@ def test_every_token_is_in_exactly_one_row_or_counted_as_left_out(make_store, do
         assert sorted(chain.from_iterable(real)) == sorted(stream)
 
 
+@pytest.mark.slow
 @few
 @given(documents=texts, length=st.integers(2, 40), packing=packings, mask=st.booleans())
 def test_counts_of_targets_words_and_bytes_are_those_of_the_rows(make_store, documents, length, packing, mask):
@@ -84,6 +87,7 @@ def test_counts_of_targets_words_and_bytes_are_those_of_the_rows(make_store, doc
     assert (rows.target_bytes(every) >= upper - (batch.input_ids == 3).sum(axis=1) - 1).all()
 
 
+@pytest.mark.slow
 @few
 @given(documents=texts, length=st.integers(2, 24), packing=packings)
 def test_masked_documents_begin_anew_and_predict_no_first_token(make_store, documents, length, packing):

@@ -15,7 +15,7 @@ from foundry_data.sources import SourceFile
 from foundry_data.store_build import Part
 from foundry_data.tokenizer_loading import load_tokenizer
 
-pytestmark = pytest.mark.usefixtures("unsynced")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unsynced")]
 
 
 def experiment(*, tokenizer=None, **data):
@@ -369,7 +369,6 @@ def test_validate_tokenized_dataset_structure(processor):
             processor.validate_tokenized_dataset(dataset)
 
 
-@pytest.mark.slow
 def test_a_hugging_face_dataset_can_be_the_training_corpus(copy, unigram):
     datasets = pytest.importorskip("datasets", reason="needs the extra `hf`")
     saved = datasets.Dataset.from_dict({"input_ids": [[5, 6, 7, 8, 3] * 10 for _ in range(100)]})

@@ -17,6 +17,7 @@ def read(path, content, **settings):
     return [document.text for document in stream], stream.report
 
 
+@pytest.mark.slow
 @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=10), ascii_only=st.booleans())
 def test_texts_survive_json(tmp_path_factory, texts, ascii_only):
     path = tmp_path_factory.mktemp("corpus") / "a.jsonl"

@@ -67,6 +67,7 @@ def test_every_iteration_starts_a_new_report(mixed):
     assert json.loads(json.dumps(report.to_dict()))["documents"] == len(first)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.lists(texts, min_size=1, max_size=4), st.sampled_from(["txt", "jsonl", "txt.gz", "jsonl.gz"]))
 def test_a_folder_is_its_files_one_after_the_other(tmp_path_factory, files, kind):
@@ -140,6 +141,7 @@ def test_a_hundred_megabyte_line_is_read(tmp_path):
     assert [len(text) for text in block.texts] == [10 * 1_666_667 * 6]
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_ends_with_a_message_before_it_fills_the_memory(tmp_path):
     with gzip.open(tmp_path / "bomb.txt.gz", "wb", compresslevel=9) as file:
         for _ in range(64):
@@ -199,6 +201,7 @@ def test_every_suffix_has_a_reader_that_refuses_rubbish_or_reads_it(tmp_path):
             pytest.fail(f"{suffix} accepted rubbish")
 
 
+@pytest.mark.slow
 def test_reading_imports_nothing_heavy(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     program = (

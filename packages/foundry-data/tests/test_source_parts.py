@@ -2,6 +2,7 @@
 
 import gzip
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ def read(parts, how):
     return documents, report
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     lines, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.integers(1, 12), st.sampled_from(["line", "paragraph"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_config.errors import StorageError
-from foundry_data import digests
+from foundry_data import digests, stages
 from foundry_data.chunking import chunk_stream
 from foundry_data.digests import DigestCache
 from foundry_data.readers import list_sources
@@ -18,6 +18,7 @@ from foundry_data.sources import SourceFile
 from foundry_data.stages import building_folder, building_lock, publish, remove_trash, start_building, storage_errors
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=9), st.integers(1, 16))
 def test_chunks_keep_every_token_in_order_except_the_last_remainder(documents, chunk_size):
     chunks = list(chunk_stream([np.array(d, dtype=np.int64) for d in documents], chunk_size))
@@ -60,7 +61,8 @@ def test_trash_of_a_process_that_died_is_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["stage"]
 
 
-def test_only_one_thread_builds_at_a_time(tmp_path):
+def test_only_one_thread_builds_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "POLL_SECONDS", 0.001)
     inside, waited = [], threading.Event()
 
     def build():

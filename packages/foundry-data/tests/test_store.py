@@ -26,6 +26,7 @@ def stream_of(tokenizer, documents, *, bos=False, eos=True):
     return [token for text in documents for token in [*before, *tokenizer.encode(text), *after]]
 
 
+@pytest.mark.slow
 @given(documents=texts, shard_tokens=st.integers(1, 60), bos=st.booleans(), eos=st.booleans())
 @documents_once
 def test_a_store_gives_back_every_token_in_order(make_store, unigram, documents, shard_tokens, bos, eos):
@@ -42,6 +43,7 @@ def test_a_store_gives_back_every_token_in_order(make_store, unigram, documents,
     store.verify()
 
 
+@pytest.mark.slow
 @given(documents=texts, shard_tokens=st.integers(1, 60), data=st.data())
 @documents_once
 def test_any_range_and_any_gather_equal_slices_of_the_stream(make_store, unigram, documents, shard_tokens, data):
@@ -59,6 +61,7 @@ def test_any_range_and_any_gather_equal_slices_of_the_stream(make_store, unigram
     ]
 
 
+@pytest.mark.slow
 @given(documents=texts, shard_tokens=st.integers(40, 900), data=st.data())
 @documents_once
 def test_words_of_any_range_are_the_sum_of_the_word_starts(make_store, documents, shard_tokens, data):
@@ -213,6 +216,7 @@ def test_a_copy_of_an_open_store_maps_the_files_itself(fresh):
     assert twin.read(0, len(twin)).tolist() == fresh.read(0, len(fresh)).tolist()
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_flipped_bit_anywhere_is_named_by_verify(fresh, data):
@@ -280,7 +284,10 @@ def test_a_manifest_that_cannot_be_right_is_refused(fresh, changes, message):
         ChunkStore.open(fresh.folder)
 
 
-@pytest.mark.parametrize("damage", ["cut", "edited", "not json", "huge", "another type", "unknown field"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", "edited", "not json", pytest.param("huge", marks=pytest.mark.slow), "another type", "unknown field"],
+)
 def test_a_damaged_manifest_is_named(fresh, damage):
     path = fresh.folder / layout.MANIFEST
     content = path.read_bytes()

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foundry_config.errors import DataError, StorageError
-from foundry_data import encoding, fs
+from foundry_data import encoding, fs, stages
 from foundry_data.stages import building_folder
 from foundry_data.store import ChunkStore
 from foundry_data.store_build import Part, build_store, merge_stores
@@ -22,19 +22,23 @@ from foundry_data.store_build import Part, build_store, merge_stores
 DOCUMENTS = [f"document {i} the cat sat on a mat, " + "and on " * (i % 7) for i in range(60)]
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch, unsynced):
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks(unsynced):
     """Cut so small a corpus into many blocks, as a large one would be."""
-    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "BATCH_CHARACTERS", 200)
+        yield
 
 
 def content(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.fixture
-def expected(unigram, tmp_path):
-    return content(build_store(DOCUMENTS, unigram, tmp_path / "expected", shard_tokens=100, source="s").folder)
+@pytest.fixture(scope="module")
+def expected(unigram, small_blocks, tmp_path_factory):
+    """The files of a store that was made in one go."""
+    folder = tmp_path_factory.mktemp("expected") / "store"
+    return content(build_store(DOCUMENTS, unigram, folder, shard_tokens=100, source="s").folder)
 
 
 class Interrupt(Exception):
@@ -73,6 +77,7 @@ def test_an_interrupted_build_goes_on_at_the_last_finished_file(unigram, tmp_pat
     assert blocks == 1 or seen[-1] < sum(map(len, DOCUMENTS))
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_interruptions_at_any_block_and_any_file_size_change_no_byte(unigram, tmp_path_factory, monkeypatch, data):
@@ -100,6 +105,7 @@ def test_interruptions_at_any_block_and_any_file_size_change_no_byte(unigram, tm
     assert content(build_store(documents, unigram, target, **options).folder) == whole
 
 
+@pytest.mark.slow
 @given(number=st.integers(1, 5), documents=st.integers(0, 30))
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_parts_join_to_the_bytes_of_the_whole(unigram, tmp_path_factory, number, documents):
@@ -171,6 +177,7 @@ def test_a_store_from_other_or_unknown_inputs_is_not_overwritten(unigram, tmp_pa
     assert replaced.manifest.documents == 3
 
 
+@pytest.mark.slow
 def test_an_unfinished_build_of_other_inputs_is_not_continued(unigram, tmp_path):
     def interrupt(done):
         raise Interrupt
@@ -254,7 +261,8 @@ def test_a_full_disk_is_a_storage_error_and_the_build_can_go_on(unigram, tmp_pat
     assert content(store.folder) == expected
 
 
-def test_two_threads_that_want_the_same_store_make_it_once(unigram, tmp_path):
+def test_two_threads_that_want_the_same_store_make_it_once(unigram, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "POLL_SECONDS", 0.001)
     reads = []
 
     def documents():

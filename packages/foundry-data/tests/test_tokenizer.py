@@ -15,7 +15,7 @@ from foundry_data.unusual_text import unusual_strings
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
-@pytest.fixture(scope="module", params=["unigram", "bpe", "hugging face"])
+@pytest.fixture(scope="module", params=["unigram", "bpe", pytest.param("hugging face", marks=pytest.mark.slow)])
 def tokenizer(request, tmp_path_factory):
     if request.param != "hugging face":
         return request.getfixturevalue(request.param)
@@ -25,11 +25,13 @@ def tokenizer(request, tmp_path_factory):
     return load_tokenizer(folder)
 
 
+@pytest.mark.slow
 @given(text=texts)
 def test_decoding_gives_back_any_text(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.slow
 @given(batch=st.lists(texts, max_size=6))
 def test_batch_processing_maintains_order(tokenizer, batch):
     encoded = tokenizer.encode_batch(batch)
@@ -119,6 +121,7 @@ def test_a_lone_surrogate_is_refused(tokenizer):
         tokenizer.encode_batch(["a\ud800b"])
 
 
+@pytest.mark.slow
 def test_save_and_reload_tokenizer(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
 
@@ -152,6 +155,7 @@ def test_surfaces_spell_the_text(tokenizer):
     assert [surfaces[i] for i in (0, 2, 3)] == [None] * 3
 
 
+@pytest.mark.slow
 def test_load_hugging_face_tokenizer(tmp_path, unigram):
     write_hf_tokenizer(unigram, tmp_path)
     (tmp_path / "tokenizer.model").unlink()
@@ -162,6 +166,7 @@ def test_load_hugging_face_tokenizer(tmp_path, unigram):
     assert tokenizer.encode("the cat") == unigram.encode("the cat")
 
 
+@pytest.mark.slow
 def test_fall_back_to_sentencepiece_where_there_is_no_tokenizer_json(tmp_path, unigram):
     write_hf_tokenizer(unigram, tmp_path)
     for name in (TOKENIZER_JSON, "tokenizer_config.json"):
@@ -204,6 +209,7 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_swapped_in_our_folder_is_refused(tmp_path, unigram, bpe):
     write_hf_tokenizer(unigram, tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(bpe.model_bytes)
@@ -212,6 +218,7 @@ def test_a_model_that_was_swapped_in_our_folder_is_refused(tmp_path, unigram, bp
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_damaged_json_is_named(tmp_path, unigram, name):
     write_hf_tokenizer(unigram, tmp_path)
@@ -222,6 +229,7 @@ def test_damaged_json_is_named(tmp_path, unigram, name):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.slow
 def test_padding_without_a_pad_token_is_refused(tmp_path, unigram):
     write_hf_tokenizer(unigram, tmp_path)
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):

@@ -46,6 +46,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_equal_sentencepiece_on_lines_and_unusual_strings(kind, lines):
     tokenizer = train_tokenizer([*lines, *EXTRA], **KINDS[kind])
@@ -99,6 +100,7 @@ def test_exact_scores_change_nothing_but_scores(unigram):
     assert again == unigram.model
 
 
+@pytest.mark.slow
 def test_the_folder_is_what_transformers_4_and_5_open(unigram, tmp_path, lines):
     write_hf_tokenizer(unigram, tmp_path, model_max_length=128, sample=lines)
 
@@ -134,6 +136,7 @@ def test_a_difference_on_a_line_of_the_corpus_stops_the_export(unigram, bpe, lin
         check_export(unigram, wrong, lines)
 
 
+@pytest.mark.slow
 def test_a_difference_on_an_unusual_string_stops_the_export_of_a_lossless_model(unigram):
     rust = to_rust_tokenizer(unigram.model, add_bos=False)
     rust.normalizer = None
@@ -142,6 +145,7 @@ def test_a_difference_on_an_unusual_string_stops_the_export_of_a_lossless_model(
         check_export(unigram, rust, [])
 
 
+@pytest.mark.slow
 def test_a_model_that_changes_characters_is_exported_with_a_warning(tmp_path, caplog, lines):
     tokenizer = train_tokenizer(lines, vocab_size=350, normalization="nmt_nfkc", remove_extra_whitespaces=True)
 

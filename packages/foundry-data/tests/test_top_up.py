@@ -20,6 +20,7 @@ def words(documents):
     return sum(count_words(document.text) for document in documents)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1500), st.integers(0, 5))
 def test_whole_documents_come_as_close_to_the_target_as_they_can(target, seed):
     result = list(top_up(CORPUS, POOL, target, seed=seed))

@@ -85,6 +85,20 @@ def test_the_report_counts_what_was_seen():
     assert seen[-1] == report.bytes
 
 
+def test_the_progress_tells_all_bytes_even_if_the_training_ends_before_the_first_look(monkeypatch):
+    class Quick(threading.Thread):
+        def start(self):
+            super().start()
+            self.join()
+
+    monkeypatch.setattr(threading, "Thread", Quick)
+    seen = []
+
+    train_tokenizer(WORDS, vocab_size=SIZE, progress=seen.append)
+
+    assert seen == [sum(map(len, WORDS))]
+
+
 @pytest.mark.parametrize("documents", [[], ["", " \n\t\n"]])
 def test_a_corpus_without_text_is_refused(documents):
     with pytest.raises(DataError, match="there is no text"):
@@ -100,6 +114,7 @@ def test_a_vocabulary_too_large_for_the_corpus_is_refused_with_the_largest_possi
     assert train_tokenizer(WORDS, vocab_size=possible, model_type=model_type).vocab_size == possible
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_billions_is_refused_at_once():
     with pytest.raises(DataError, match=r"vocab_size is 2,147,483,647, .* at most \d+ pieces"):
         train_tokenizer(WORDS, vocab_size=2**31 - 1)
@@ -146,7 +161,8 @@ def test_what_the_documents_raise_ends_the_training():
         train_tokenizer(documents(), vocab_size=300)
 
 
-def test_what_the_progress_raises_ends_the_wait_while_training_goes_on():
+def test_what_the_progress_raises_ends_the_wait_while_training_goes_on(monkeypatch):
+    monkeypatch.setattr(sentencepiece_training, "POLL_SECONDS", 0.001)
     started, hold = threading.Event(), threading.Event()
 
     def documents():

@@ -10,6 +10,8 @@ from foundry_data import transform_command
 from foundry_data.transform_command import find_program
 from foundry_data.transforms import manipulation_fingerprint, parse_steps
 
+pytestmark = pytest.mark.slow
+
 
 def edit(text, *command, base_dir=None, **options):
     (step,) = parse_steps([{"command": list(command), **options}], seed=0, base_dir=base_dir)

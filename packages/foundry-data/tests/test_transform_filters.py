@@ -49,6 +49,7 @@ def test_samples_of_two_steps_are_independent():
     assert one.context.seed != two.context.seed
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(min_size=1)), st.floats(0, 1), st.integers(0, 2**32))
 def test_hash_split_parts_the_corpus_as_the_helper_does(texts, fraction, seed):
     test, train = (

@@ -117,6 +117,7 @@ def without_time(path):
     return receipt
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(corpora, st.integers(2, 3), st.integers(0, 3))
 def test_documents_and_receipts_are_the_same_for_any_number_of_workers(tmp_path_factory, documents, workers, seed):
@@ -129,6 +130,7 @@ def test_documents_and_receipts_are_the_same_for_any_number_of_workers(tmp_path_
     assert [without_time(path) for path in others] == [without_time(path) for path in receipts]
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(corpora)
 def test_receipts_count_what_went_in_and_out_of_each_step(tmp_path_factory, documents):
@@ -147,6 +149,7 @@ def test_receipts_count_what_went_in_and_out_of_each_step(tmp_path_factory, docu
         assert sum(pair.after is None for pair in receipt.pairs) == min(receipt.removed_documents, 50)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(corpora)
 def test_steps_in_one_pass_do_what_they_do_one_after_the_other(tmp_path_factory, documents):
@@ -219,6 +222,7 @@ def test_documents_are_streamed(tmp_path):
     assert list(tmp_path.iterdir()) == []  # no receipt for work that was not finished
 
 
+@pytest.mark.slow
 def test_functions_on_the_stream_stand_between_steps(project):
     documents = [Document(text, f"x:{number}") for number, text in enumerate("ABCA", 1)]
 
@@ -266,7 +270,7 @@ def test_a_function_that_fails_is_named(project, function, said):
         run([Document("a"), Document("b")], [f"run_steps:{function}"], project)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_function_on_a_text_that_exits_is_named(project, workers):
     with pytest.raises((DataError, WorkerError), match=r"'run_steps:exits_on' failed on x:1: SystemExit: 3"):
         run([Document("a", "x:1")], [{"name": "run_steps:exits_on", "per": "document"}], project, workers=workers)
@@ -300,6 +304,7 @@ def test_documents_blanked_by_a_function_are_removed(project):
     assert read_receipt(path).after.documents == 0
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_named_with_the_steps_and_the_documents(project):
     steps = ["lowercase", {"name": "run_steps:die", "per": "document"}]
 
@@ -311,12 +316,14 @@ def test_a_killed_worker_is_named_with_the_steps_and_the_documents(project):
         run([Document("die", "a.txt:3"), Document("not", "a.txt:4")], steps, project, workers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failing_program_stops_the_work_with_its_place(tmp_path, workers):
     with pytest.raises(DataError, match=r"dataset_manipulation\[0\] 'false' failed on x:1: .* ended with status 1"):
         run([Document("a", "x:1")], [{"command": ["false"]}], tmp_path, workers=workers)
 
 
+@pytest.mark.slow
 def test_an_ablated_corpus_is_topped_up_from_a_pool_that_went_through_the_same_steps(tmp_path):
     corpus = [Document(f"Text {number} with bad words inside", f"c:{number}") for number in range(60)]
     pool = [Document(f"Pool {number} bad text", f"p:{number}") for number in range(300)]

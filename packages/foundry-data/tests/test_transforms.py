@@ -58,6 +58,7 @@ def test_every_bad_step_is_listed_at_once():
     ]
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)

@@ -13,6 +13,7 @@ ALPHABET = "ab the\t\n\r\x0b\x1c\x00\x85\xa0\u2003\u2581\u3000\u00e9中😀.,"
 texts = st.text(st.sampled_from(ALPHABET), max_size=30) | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
+@pytest.mark.slow
 @given(st.lists(texts, max_size=5))
 @example(["", " ", "a", "", "\x85a\u2581 b"])
 def test_counts_are_those_of_python(batch):
@@ -22,6 +23,7 @@ def test_counts_are_those_of_python(batch):
     assert counts.bytes.tolist() == [len(text.encode()) for text in batch]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "without_bytes"])
 @given(batch=st.lists(texts, min_size=1, max_size=4))
 def test_word_starts_add_up_to_the_words_of_each_text(kind, batch, request):
@@ -34,6 +36,7 @@ def test_word_starts_add_up_to_the_words_of_each_text(kind, batch, request):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 @given(text=st.text(st.sampled_from("ab the\t\ncat é中.,"), max_size=40))
 def test_both_roads_agree_on_plain_text(kind, text, request):
@@ -70,6 +73,7 @@ def test_normalization_that_makes_new_spaces_does_not_make_new_words(lines):
     assert int(starts_of(tokenizer, [text])[0].sum()) == len(text.split()) == 3
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 2000), min_size=1, max_size=40).filter(lambda c: sum(c) <= LARGEST * len(c)))
 def test_counts_beyond_a_byte_are_handed_on_and_none_is_lost(counts):
     fitted = _fit_into_bytes(np.array(counts, dtype=np.int64))

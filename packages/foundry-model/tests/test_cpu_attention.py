@@ -22,6 +22,7 @@ def _error(found, exact):
     return float((found.double() - exact).norm() / exact.norm().clamp(min=1e-9))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     batch=st.integers(1, 3),
@@ -45,6 +46,7 @@ def test_forward_is_that_of_pytorch_and_gradients_are_as_near_to_the_truth_as_ea
     assert _error(fused.grad, exact.grad) < 0.02
 
 
+@pytest.mark.slow
 def test_small_groups_and_blocks_give_the_same_gradients(monkeypatch):
     fused, parts, grad = _heads(2, 3, 50, 8)
     (whole,) = torch.autograd.grad(causal_attention(*parts), fused, grad, retain_graph=True)

@@ -94,6 +94,7 @@ def test_a_blueprint_of_a_users_function_is_built(tiny_config, monkeypatch):
     assert len(model.transformer.h) == 3
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_neither_model_classes_nor_the_compiler():
     heavy = "('transformers.models', 'transformers', 'torch._dynamo', 'datasets', 'wandb')"
     code = f"import sys, foundry_model; print([m for m in {heavy} if m in sys.modules])"

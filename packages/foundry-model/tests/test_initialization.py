@@ -88,6 +88,7 @@ def test_all_three_draw_the_same_directions():
     assert torch.allclose(ratio, ratio.flatten()[0].expand_as(ratio))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", INITS)
 def test_a_model_without_memory_can_be_made_with_every_init(tiny_config, init):
     with FakeTensorMode():  # as the estimate of memory does

@@ -79,6 +79,7 @@ labels_with_gaps = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(labels_with_gaps, st.integers(0, 2**20))
 def test_the_loss_is_the_sum_over_targets_and_the_count_their_number(labels, seed):
@@ -94,6 +95,7 @@ def test_the_loss_is_the_sum_over_targets_and_the_count_their_number(labels, see
     assert count.item() == (labels[:, 1:] != -100).sum().item()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(labels_with_gaps.filter(lambda rows: len(rows) % 4 == 0), st.booleans(), st.integers(0, 2**20))
 def test_any_cut_into_micro_batches_gives_the_gradient_of_the_whole_batch(labels, chunked, seed):

@@ -94,6 +94,7 @@ dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.in
 tensors = st.dictionaries(st.text("abc.", min_size=1, max_size=6), st.tuples(shapes, dtypes), max_size=5)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(tensors)
 def test_files_of_the_library_read_back_to_the_same_tensors(tmp_path_factory, described):
@@ -113,6 +114,7 @@ def test_files_of_the_library_read_back_to_the_same_tensors(tmp_path_factory, de
             assert (header[name].dtype, header[name].shape) == (tensor.dtype, tuple(tensor.shape))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_a_header_with_flipped_bytes_is_refused_or_still_describes_the_whole_file(tmp_path_factory, data):

@@ -14,6 +14,7 @@ def _generators(count, seed=0):
 logit_rows = st.lists(st.lists(st.floats(-20, 20), min_size=5, max_size=5), min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(logit_rows, st.integers(1, 5), st.integers(0, 2**20))
 def test_tokens_come_from_the_top_k_only(rows, top_k, seed):
@@ -25,6 +26,7 @@ def test_tokens_come_from_the_top_k_only(rows, top_k, seed):
     assert (logits.gather(1, drawn[:, None])[:, 0] >= least).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(logit_rows, st.floats(0.01, 1.0), st.integers(0, 2**20))
 def test_tokens_come_from_the_smallest_set_that_reaches_top_p(rows, top_p, seed):

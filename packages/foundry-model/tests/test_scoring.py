@@ -33,6 +33,7 @@ def one_at_a_time(model, span):
     return np.array([rows[i - 1, span.tokens[i]].item() for i in range(span.first, len(span.tokens))]), rows.exp()
 
 
+@pytest.mark.slow
 @relaxed
 @given(spans, st.sampled_from([1, 7, 64, None]))
 def test_batched_scores_equal_those_of_one_sequence_at_a_time(tiny_model, items, batch_tokens):
@@ -45,6 +46,7 @@ def test_batched_scores_equal_those_of_one_sequence_at_a_time(tiny_model, items,
         assert score.boundary is None
 
 
+@pytest.mark.slow
 @relaxed
 @given(spans, st.lists(st.booleans(), min_size=V, max_size=V).filter(any))
 def test_boundary_is_the_summed_probability_of_its_set_before_and_after_every_scored_token(tiny_model, items, members):
@@ -59,6 +61,7 @@ def test_boundary_is_the_summed_probability_of_its_set_before_and_after_every_sc
         np.testing.assert_allclose(score.logprobs, logprobs, atol=1e-5)
 
 
+@pytest.mark.slow
 @relaxed
 @given(spans, st.randoms(use_true_random=False))
 def test_order_does_not_matter(tiny_model, items, random):
@@ -72,6 +75,7 @@ def test_order_does_not_matter(tiny_model, items, random):
         np.testing.assert_allclose(shuffled[place].logprobs, scores[i].logprobs, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(sequences.map(lambda ids: Span(tuple(ids))), min_size=1, max_size=12), st.integers(12, 40), st.booleans()

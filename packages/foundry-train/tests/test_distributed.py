@@ -118,6 +118,7 @@ def three_updates(world: World) -> dict:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_ranks_give_the_loss_norm_and_weights_of_one_process(tmp_path):
     expected = three_updates(World())
@@ -154,6 +155,7 @@ def trouble_on_rank_one(world: World) -> dict:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_trouble_on_one_rank_is_everyones(tmp_path):
     found = on_ranks(2, tmp_path, trouble_on_rank_one)
@@ -174,6 +176,7 @@ def different_models(world: World) -> list[float]:
     return flat(model)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_all_ranks_begin_with_the_parameters_of_the_first(tmp_path):
     first, second = on_ranks(2, tmp_path, different_models)

@@ -33,6 +33,7 @@ def repository(tmp_path):
     return tmp_path, git("rev-parse", "HEAD")
 
 
+@pytest.mark.slow
 def test_git_commit_hash_is_that_of_the_repository_around_the_path(repository):
     folder, commit = repository
     (folder / "sub").mkdir()
@@ -40,6 +41,7 @@ def test_git_commit_hash_is_that_of_the_repository_around_the_path(repository):
     assert get_git_commit_hash(folder / "sub") == commit
 
 
+@pytest.mark.slow
 def test_git_commit_hash_is_unknown_outside_a_repository(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
 
@@ -56,6 +58,7 @@ def test_git_commit_hash_is_unknown_when_there_is_no_git(monkeypatch, tmp_path):
     assert get_git_commit_hash(tmp_path) == "unknown"
 
 
+@pytest.mark.slow
 def test_git_state_notices_changed_files_and_digests_the_change(repository):
     folder, commit = repository
     clean = git_state(folder)
@@ -66,6 +69,7 @@ def test_git_state_notices_changed_files_and_digests_the_change(repository):
     assert changed["dirty"] is True and changed["diff"].startswith("sha256:")
 
 
+@pytest.mark.slow
 def test_snapshot_is_json_and_names_python_packages_git_hardware_and_command(repository, monkeypatch):
     folder, commit = repository
     monkeypatch.setattr(sys, "argv", ["foundry", "train", "my.yaml"])
@@ -79,6 +83,7 @@ def test_snapshot_is_json_and_names_python_packages_git_hardware_and_command(rep
     assert snapshot["command"] == ["foundry", "train", "my.yaml"]
 
 
+@pytest.mark.slow
 def test_snapshot_holds_no_secret_of_the_environment_or_the_command(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "canary-one")
     monkeypatch.setenv("HF_TOKEN", "canary-two")

@@ -22,6 +22,7 @@ shapes = st.builds(
 names = st.sampled_from(sorted(LR_SCHEDULES))
 
 
+@pytest.mark.slow
 @given(names, shapes)
 def test_every_schedule_rises_to_its_peak_and_then_never_rises_again(name, shape):
     rate = learning_rate_function(name, shape)
@@ -32,6 +33,7 @@ def test_every_schedule_rises_to_its_peak_and_then_never_rises_again(name, shape
     assert all(later <= earlier * (1 + 1e-12) for earlier, later in itertools.pairwise(rest))
 
 
+@pytest.mark.slow
 @given(names, shapes)
 def test_every_rate_lies_between_the_floor_and_the_peak_and_the_first_update_moves(name, shape):
     rate = learning_rate_function(name, shape)

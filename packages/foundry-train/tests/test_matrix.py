@@ -40,6 +40,7 @@ def test_every_combination_is_a_run_with_the_seed_last():
     assert cells[3].config.matrix == {}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
     st.lists(st.integers(0, 10**9), min_size=1, max_size=4, unique=True),

@@ -25,6 +25,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(values)
 def test_plain_values_survive_json_exactly(value: Any) -> None:
     decoded = decode_plain(json.loads(json.dumps(encode_plain(value), allow_nan=False)))

@@ -19,6 +19,7 @@ def test_an_unknown_name_is_an_attribute_error():
         foundry_train.Trainor
 
 
+@pytest.mark.slow
 def test_the_package_itself_loads_neither_torch_nor_transformers():
     code = (
         "import sys, foundry_train, foundry_train.signals;"

@@ -5,7 +5,8 @@ import io
 import math
 from xml.etree import ElementTree
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from foundry_train.report.charts import Chart, Series, chart_csv, compact, finite, linear_ticks, log_ticks, thin
@@ -61,12 +62,14 @@ def test_csv_holds_every_point_and_its_band():
     assert rows == [{"series": "a, b", "step": "1.0", "loss": "2.0", "low": "1.5", "high": "2.5"}]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.floats(0, 1e7), st.floats(-1e6, 1e6)), max_size=30),
     st.booleans(),
     st.booleans(),
     st.text(max_size=8).filter(lambda s: s.isprintable()),
 )
+@example([(0.0, 0.0), (5e-324, 0.0)], True, False, "the least of all floats")
 def test_every_chart_is_well_formed_xml_with_no_number_out_of_bounds(points, log_x, log_y, name):
     series = Series(name, [x for x, _ in points], [y for _, y in points])
     chart = Chart(key="k", title="<t> & co", x="x", y="y", series=[series], log_x=log_x, log_y=log_y, markers=True)

@@ -117,6 +117,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         write_report([tmp_path], tmp_path / "report.html")
 
 
+@pytest.mark.slow
 def test_png_plots_are_written_for_papers(make_run, tmp_path):
     pytest.importorskip("matplotlib", reason="needs the extra `plots`")
 

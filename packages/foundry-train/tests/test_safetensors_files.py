@@ -47,6 +47,7 @@ def write(path: Path, content: Mapping[str, torch.Tensor], metadata: dict[str, s
     return path
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(tensors())
 def test_the_library_reads_what_we_write_and_so_do_we(

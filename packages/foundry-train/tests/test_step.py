@@ -95,6 +95,7 @@ class Failing:
         return loss * self.what, targets
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 12), st.floats(0, 0.9), st.integers(0, 1000))
 def test_loss_and_gradient_do_not_depend_on_the_micro_batch(rows, micro_batch, ignored, seed):

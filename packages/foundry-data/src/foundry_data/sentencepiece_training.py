@@ -93,8 +93,8 @@ def train_tokenizer(
         documents: Texts; read once, in order.
         settings: How to train; or give its fields by name: `vocab_size=8000, model_type="bpe"`.
         report: Receives the counts.
-        progress: Called with the bytes read so far, about ten times a second from the calling thread; what it raises
-            ends the training.
+        progress: Called with the bytes read so far, about ten times a second and at the end, from the calling thread;
+            what it raises ends the training.
 
     Raises:
         DataError: There is no text, or the vocabulary size does not fit the text; the message says what would fit.
@@ -197,8 +197,10 @@ def _run_in_thread(
     thread = threading.Thread(target=work, name="train-tokenizer", daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
+        ended = False
+        while not ended:
             thread.join(POLL_SECONDS)
+            ended = not thread.is_alive()  # asked before the count is read, so that the last call tells all bytes
             if progress is not None:
                 progress(report.bytes)
     finally:

@@ -25,6 +25,7 @@ def test_a_run_reaches_the_end_of_its_plan_and_counts_everything(make_run):
     assert [record.tokens for record in run.shown[:4]] == [20, 40, 50, 70]
 
 
+@pytest.mark.slow
 def test_loss_decreases_over_steps(make_run):
     run = make_run(epochs=20)
 
@@ -121,6 +122,7 @@ class Noisy(Hook):
     on_start = on_step = on_checkpoint = on_end = disturb
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_toggling_every_hook_leaves_the_weights_unchanged(make_run, precision):
     quiet = make_run("quiet", precision=precision)

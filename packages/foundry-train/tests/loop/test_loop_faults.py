@@ -12,6 +12,7 @@ from foundry_train.loop import StopRequest
 from foundry_train.metrics_log import read_metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("cut", [1, 2, 5, 11])
 def test_a_stopped_run_goes_on_bit_for_bit(make_run, stop_at_call, cut, asynchronous):
@@ -31,6 +32,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(make_run, stop_at_call, cut, asynchro
     assert second.digest() == whole.digest() and second.state == whole.state
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_middle_of_an_update_drops_that_update_only(make_run, stop_at_call):
     whole = make_run("whole", micro_batch=1)
     whole.loop.run()
@@ -145,6 +147,7 @@ def test_fp16_overflows_are_replayed_counted_and_recorded(make_run):
     assert all(math.isfinite(record.loss) for record in run.shown)
 
 
+@pytest.mark.slow
 def test_amp_scaler_is_part_of_a_resume(make_run, stop_at_call):
     whole = make_run("whole", precision="fp16")
     whole.loop.run()

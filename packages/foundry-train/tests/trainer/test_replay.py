@@ -1,7 +1,11 @@
 """A stretch of a run is trained again apart from it: the same weights come out, and nothing outside hears of it."""
 
+import pytest
+
 from foundry_train.replay import trainer_replay
 from foundry_train.verify import verify_run
+
+pytestmark = pytest.mark.slow
 
 
 def test_training_again_reaches_the_same_weights_and_leaves_no_trace(project, tmp_path, capfd):

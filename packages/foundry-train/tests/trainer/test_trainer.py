@@ -11,6 +11,8 @@ import torch
 from foundry_config.errors import ConfigError, DataError, MemoryExhaustedError, NonFiniteError
 from foundry_train import Hook, Moment, Trainer
 
+pytestmark = pytest.mark.slow
+
 
 class RaiseAt(Hook):
     """Fails after a step, as a bug in a user's hook would."""
@@ -44,7 +46,6 @@ def test_training_executes_to_the_end_and_sums_itself_up(project, tmp_path):
     assert saved["final_loss"] == summary.final_loss
 
 
-@pytest.mark.slow
 def test_training_parameters_are_calculated_from_the_prepared_data_and_written_down(project, read, tmp_path):
     summary = project.train(project.config(tmp_path / "run", train_steps=None, epochs=1, warmup_steps=None))
 
@@ -55,7 +56,6 @@ def test_training_parameters_are_calculated_from_the_prepared_data_and_written_d
     assert {record["epoch"] for record in steps} == {0}
 
 
-@pytest.mark.slow
 def test_run_directory_holds_everything_that_the_format_promises(project, tmp_path):
     summary = project.train(project.config(tmp_path / "run", checkpoint_schedule=(0, 4), save_every_steps=5))
 
@@ -75,7 +75,6 @@ def test_run_directory_holds_everything_that_the_format_promises(project, tmp_pa
     assert (run / "latest").resolve() == summary.checkpoint
 
 
-@pytest.mark.slow
 def test_tokenizer_is_loaded_and_stored_with_every_checkpoint(project, tmp_path):
     summary = project.train(project.config(tmp_path / "run"))
 
@@ -83,7 +82,6 @@ def test_tokenizer_is_loaded_and_stored_with_every_checkpoint(project, tmp_path)
     assert {"tokenizer.json", "tokenizer.model", "tokenizer_config.json"} <= names
 
 
-@pytest.mark.slow
 def test_environment_snapshot_is_saved(project, tmp_path):
     summary = project.train(project.config(tmp_path / "run"))
 
@@ -91,7 +89,6 @@ def test_environment_snapshot_is_saved(project, tmp_path):
     assert snapshot["packages"]["numpy"] and snapshot["hardware"]["cpu"] and snapshot["command"]
 
 
-@pytest.mark.slow
 def test_the_same_config_twice_gives_the_same_bits(project, read, tmp_path):
     first = project.train(project.config(tmp_path / "a"))
     second = project.train(project.config(tmp_path / "b"))
@@ -99,7 +96,6 @@ def test_the_same_config_twice_gives_the_same_bits(project, read, tmp_path):
     assert read.losses(first) == read.losses(second) and read.weights(first) == read.weights(second)
 
 
-@pytest.mark.slow
 def test_another_seed_gives_other_weights(project, read, tmp_path):
     first = project.train(project.config(tmp_path / "a"))
     second = project.train(project.config(tmp_path / "b", changes={"random_seed": 8}))
@@ -107,7 +103,6 @@ def test_another_seed_gives_other_weights(project, read, tmp_path):
     assert read.weights(first) != read.weights(second)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -126,7 +121,6 @@ def test_evaluation_samples_sinks_and_prefetch_leave_the_weights_unchanged(proje
     assert read.losses(plain) == read.losses(other) and read.weights(plain) == read.weights(other)
 
 
-@pytest.mark.slow
 def test_evaluations_and_samples_are_recorded_at_their_steps(project, read, tmp_path):
     changes = {"evaluation": {"every_steps": 5, "sample_every_steps": 6, "at_checkpoints": True}}
     summary = project.train(project.config(tmp_path / "run", changes=changes, checkpoint_schedule=(0, 7)))
@@ -168,7 +162,6 @@ def test_the_log_file_tells_the_run_at_the_intervals_and_level_of_the_config(pro
     assert "INFO" in text and "plan: 12 steps" in text and not (tmp_path / "run" / "logs").exists()
 
 
-@pytest.mark.slow
 def test_non_finite_loss_ends_with_its_own_error_and_exit_code(project, tmp_path):
     class Poison(Hook):
         def on_step(self, moment: Moment) -> None:
@@ -181,7 +174,6 @@ def test_non_finite_loss_ends_with_its_own_error_and_exit_code(project, tmp_path
     assert caught.value.exit_code == 8
 
 
-@pytest.mark.slow
 def test_a_tokenizer_of_another_size_is_refused_before_anything_is_built(project, tmp_path):
     first = project.train(project.config(tmp_path / "first"))
     changes = {"tokenizer": {"source": str(first.checkpoint), "vocab_size": 33}}
@@ -190,7 +182,6 @@ def test_a_tokenizer_of_another_size_is_refused_before_anything_is_built(project
         project.train(project.config(tmp_path / "second", changes=changes))
 
 
-@pytest.mark.slow
 def test_a_corpus_smaller_than_a_sequence_is_refused(project, tmp_path):
     changes = {"data": {"max_sequence_length": 100_000}}
 
@@ -198,7 +189,6 @@ def test_a_corpus_smaller_than_a_sequence_is_refused(project, tmp_path):
         project.train(project.config(tmp_path / "run", changes=changes))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_too(project, tmp_path, precision):
     summary = project.train(project.config(tmp_path / "run", precision=precision, train_steps=30))
@@ -206,7 +196,6 @@ def test_half_precision_trains_too(project, tmp_path, precision):
     assert summary.final_loss < summary.first_loss
 
 
-@pytest.mark.slow
 def test_gradient_accumulation_uses_the_whole_global_batch(project, read, tmp_path):
     one = project.config(tmp_path / "one", changes={"model": {"dropout": 0.0}}, optimizer="sgd")
     four = project.config(
@@ -224,7 +213,6 @@ def test_gradient_accumulation_uses_the_whole_global_batch(project, read, tmp_pa
     assert {r["micro_batch"] for r in read.records(second.run_dir, "step")} == {2}
 
 
-@pytest.mark.slow
 def test_micro_batch_auto_takes_the_whole_share_where_memory_allows_and_remembers(project, read, tmp_path):
     config = project.config(tmp_path / "run", micro_batch_size=4)
     summary = project.train(config)
@@ -232,7 +220,6 @@ def test_micro_batch_auto_takes_the_whole_share_where_memory_allows_and_remember
     assert {r["micro_batch"] for r in read.records(summary.run_dir, "step")} == {4}
 
 
-@pytest.mark.slow
 def test_two_runs_leave_no_threads_behind(project, tmp_path):
     project.train(project.config(tmp_path / "a"))
     before = threading.active_count()
@@ -241,7 +228,6 @@ def test_two_runs_leave_no_threads_behind(project, tmp_path):
     assert threading.active_count() <= before
 
 
-@pytest.mark.slow
 def test_milestones_carry_their_labels_and_words(project, read, tmp_path):
     summary = project.train(project.config(tmp_path / "run", checkpoint_schedule=({"every_words": 200},)))
 
@@ -254,7 +240,6 @@ def test_milestones_carry_their_labels_and_words(project, read, tmp_path):
         assert manifest["consumed"]["tokens"] == manifest["step"] * 8 * 16
 
 
-@pytest.mark.slow
 def test_git_commit_of_the_project_is_in_every_manifest(project, tmp_path, monkeypatch):
     monkeypatch.setattr("foundry_train.trainer.get_git_commit_hash", lambda path: "c0ffee")
 
@@ -263,7 +248,6 @@ def test_git_commit_of_the_project_is_in_every_manifest(project, tmp_path, monke
     assert json.loads((summary.checkpoint / "MANIFEST.json").read_bytes())["git_commit"] == "c0ffee"
 
 
-@pytest.mark.slow
 def test_no_file_of_a_run_holds_a_secret_of_the_environment(project, tmp_path, monkeypatch):
     canary = hashlib.sha256(b"secret").hexdigest()
     monkeypatch.setenv("WANDB_API_KEY", canary)
@@ -275,7 +259,6 @@ def test_no_file_of_a_run_holds_a_secret_of_the_environment(project, tmp_path, m
     assert files and not any(canary.encode() in path.read_bytes() for path in files)
 
 
-@pytest.mark.slow
 def test_compile_setting_off_is_the_default_and_deterministic_can_be_asked_for(project, tmp_path):
     try:
         summary = project.train(project.config(tmp_path / "run", deterministic=True))

@@ -14,6 +14,8 @@ from foundry_config.errors import CheckpointError, DataError, ResumeMismatchErro
 from foundry_train import Hook, Moment, RunDirectory
 from foundry_train.signals import Stopped
 
+pytestmark = pytest.mark.slow
+
 
 class StopAt(Hook):
     """Sends a signal to this process after a step, as a cluster would."""
@@ -88,7 +90,6 @@ def test_a_signal_saves_and_stops_and_the_next_start_goes_on_bit_for_bit(project
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-@pytest.mark.slow
 def test_weights_in_bf16_are_saved_in_fp32_and_a_stopped_run_goes_on_bit_for_bit(project, read, tmp_path):
     settings = {"precision": "bf16", "bf16_params": True, "gradient_accumulation_steps": 2}
     whole = project.train(project.config(tmp_path / "whole", **settings))
@@ -107,7 +108,6 @@ def test_weights_in_bf16_are_saved_in_fp32_and_a_stopped_run_goes_on_bit_for_bit
     assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in saved.values())
 
 
-@pytest.mark.slow
 def test_a_signal_in_an_earlier_stage_ends_at_once_and_leaves_nothing_half_done(project, tmp_path):
     config = project.config(tmp_path / "run")
 
@@ -130,7 +130,6 @@ def test_a_signal_in_an_earlier_stage_ends_at_once_and_leaves_nothing_half_done(
     assert project.train(config).steps == 12
 
 
-@pytest.mark.slow
 def test_a_crash_loses_nothing_but_the_steps_since_the_last_full_checkpoint(project, read, tmp_path):
     whole = project.train(project.config(tmp_path / "whole"))
     config = project.config(tmp_path / "cut", save_every_steps=4)
@@ -144,7 +143,6 @@ def test_a_crash_loses_nothing_but_the_steps_since_the_last_full_checkpoint(proj
     assert [record["step"] for record in read.records(second.run_dir, "step")] == list(range(1, 13))
 
 
-@pytest.mark.slow
 def test_a_shard_truncated_during_training_ends_the_run_by_its_name_and_the_run_goes_on_once_it_is_restored(
     project, read, tmp_path
 ):
@@ -173,7 +171,6 @@ def test_a_shard_truncated_during_training_ends_the_run_by_its_name_and_the_run_
     assert read.losses(second) == read.losses(whole) and read.weights(second) == read.weights(whole)
 
 
-@pytest.mark.slow
 def test_a_crash_before_the_first_full_checkpoint_begins_anew(project, read, tmp_path):
     whole = project.train(project.config(tmp_path / "whole"))
     config = project.config(tmp_path / "cut", checkpoint_schedule=(0, 2))
@@ -186,7 +183,6 @@ def test_a_crash_before_the_first_full_checkpoint_begins_anew(project, read, tmp
     assert read.losses(second) == read.losses(whole) and read.weights(second) == read.weights(whole)
 
 
-@pytest.mark.slow
 def test_the_time_budget_stops_the_run_resumably(project, tmp_path):
     config = project.config(tmp_path / "run", stop_after="0.001s")
 
@@ -197,7 +193,6 @@ def test_the_time_budget_stops_the_run_resumably(project, tmp_path):
     assert second.steps == 12
 
 
-@pytest.mark.slow
 def test_resume_never_refuses_a_run_with_checkpoints_and_deletes_nothing(project, tmp_path):
     config = project.config(tmp_path / "run")
     first = project.train(config, resume="never")
@@ -208,7 +203,6 @@ def test_resume_never_refuses_a_run_with_checkpoints_and_deletes_nothing(project
     assert first.checkpoint.is_dir()
 
 
-@pytest.mark.slow
 def test_resume_must_refuses_to_start_from_scratch(project, tmp_path):
     with pytest.raises(CheckpointError, match="nothing to resume"):
         project.train(project.config(tmp_path / "run"), resume="must")
@@ -216,7 +210,6 @@ def test_resume_must_refuses_to_start_from_scratch(project, tmp_path):
         project.train(project.config(tmp_path / "run", resume_from_checkpoint=True))
 
 
-@pytest.mark.slow
 def test_resume_from_a_chosen_step_repeats_the_rest_with_the_same_bits(project, read, tmp_path):
     config = project.config(tmp_path / "run", save_every_steps=4, keep_checkpoints=5)
     first = project.train(config)
@@ -229,7 +222,6 @@ def test_resume_from_a_chosen_step_repeats_the_rest_with_the_same_bits(project, 
         project.train(config, resume="step=5")
 
 
-@pytest.mark.slow
 def test_a_fork_goes_on_from_another_run_in_a_directory_of_its_own(project, read, tmp_path):
     parent = project.train(project.config(tmp_path / "parent", save_every_steps=4, keep_checkpoints=5))
     config = project.config(tmp_path / "child", learning_rate=0.001)
@@ -246,7 +238,6 @@ def test_a_fork_goes_on_from_another_run_in_a_directory_of_its_own(project, read
         project.train(project.config(tmp_path / "other"), fork=tmp_path / "nowhere")
 
 
-@pytest.mark.slow
 def test_a_fork_of_the_same_experiment_repeats_its_bits(project, read, tmp_path):
     parent = project.train(project.config(tmp_path / "parent", save_every_steps=4, keep_checkpoints=5))
 
@@ -255,7 +246,6 @@ def test_a_fork_of_the_same_experiment_repeats_its_bits(project, read, tmp_path)
     assert read.weights(child) == read.weights(parent)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
@@ -273,7 +263,6 @@ def test_another_experiment_in_the_same_directory_is_refused_field_by_field(proj
     assert caught.value.exit_code == 5
 
 
-@pytest.mark.slow
 def test_another_corpus_in_the_same_run_is_refused(project, tmp_path):
     project.train(project.config(tmp_path / "run"), hooks=[StopAt(3)])
     text = (project.folder / "corpus.txt").read_text()
@@ -284,7 +273,6 @@ def test_another_corpus_in_the_same_run_is_refused(project, tmp_path):
         project.train(project.config(tmp_path / "run", changes=changes))
 
 
-@pytest.mark.slow
 def test_another_machine_is_refused_by_name_unless_the_drift_is_allowed(project, tmp_path, monkeypatch):
     config = project.config(tmp_path / "run")
     project.train(config, hooks=[StopAt(3)])
@@ -299,7 +287,6 @@ def test_another_machine_is_refused_by_name_unless_the_drift_is_allowed(project,
     assert "another processor" in lineage
 
 
-@pytest.mark.slow
 def test_changing_what_does_not_matter_is_allowed(project, tmp_path):
     project.train(project.config(tmp_path / "run"), hooks=[StopAt(3)])
 
@@ -307,7 +294,6 @@ def test_changing_what_does_not_matter_is_allowed(project, tmp_path):
     assert project.train(project.config(tmp_path / "run", changes=changes, keep_checkpoints=3)).steps == 12
 
 
-@pytest.mark.slow
 def test_a_second_trainer_in_the_same_directory_is_refused(project, tmp_path):
     config = project.config(tmp_path / "run")
 
@@ -315,7 +301,6 @@ def test_a_second_trainer_in_the_same_directory_is_refused(project, tmp_path):
         project.train(config)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adafactor", "muon"])
 def test_every_optimizer_resumes_bit_for_bit(project, read, tmp_path, optimizer):
     whole = project.train(project.config(tmp_path / "whole", optimizer=optimizer))

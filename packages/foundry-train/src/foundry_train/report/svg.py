@@ -43,7 +43,8 @@ def chart_svg(chart: Chart) -> str:
 
 def zero_place(chart: Chart) -> float:
     """Return where zero stands on a logarithmic axis: half of the smallest positive value, as its left end."""
-    return min((x for series in chart.series for x in series.xs if x > 0), default=2.0) / 2
+    least = min((x for series in chart.series for x in series.xs if x > 0), default=2.0)
+    return least / 2 or least  # half of the least of all floats is zero, which has no logarithm
 
 
 def _drawable(chart: Chart, series: Series, zero: float) -> tuple[list[float], list[float]]:
