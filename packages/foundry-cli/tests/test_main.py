@@ -175,6 +175,7 @@ main.main(["crash"])
 """
 
 
+@pytest.mark.slow
 def test_a_command_killed_from_inside_leaves_its_stack_on_standard_error_and_the_code_of_the_signal():
     ended = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True, check=False)
 

@@ -125,6 +125,7 @@ def test_a_row_over_the_limit_is_refused(tmp_path):
         list(read_documents(tmp_path / "a.parquet", max_document_bytes=10))
 
 
+@pytest.mark.slow
 def test_a_dataset_truncated_while_it_is_read_is_named_and_does_not_kill_the_process(tmp_path):
     table = pyarrow.table({"text": [f"text {number} " * 500 for number in range(5000)]})
     write_arrow(tmp_path / "a.arrow", table)

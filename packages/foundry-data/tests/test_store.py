@@ -200,6 +200,7 @@ store.gather(np.array([70]), 8)
 """
 
 
+@pytest.mark.slow
 def test_a_shard_cut_in_the_moment_of_the_copy_is_named_in_the_stack_of_the_crash(fresh):
     command = [sys.executable, "-X", "faulthandler", "-c", CUT_BETWEEN_CHECK_AND_COPY, str(fresh.folder)]
 
