@@ -81,6 +81,20 @@ def test_the_documentation_shows_commands():
     assert len(COMMANDS) > 10
 
 
+def test_a_test_that_the_documentation_names_exists():
+    page = ROOT / "docs" / "reliability.md"
+    named = set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")))
+    defined = {
+        name
+        for folder in (ROOT / "tests-e2e", *ROOT.glob("packages/*/tests"))
+        for file in folder.rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+
+    assert len(named) > 50
+    assert named - defined == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_within_the_repository_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))

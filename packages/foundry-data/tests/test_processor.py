@@ -1,5 +1,6 @@
 """One experiment's data from text to batches: stages reused by content, refusals that teach."""
 
+import hashlib
 import logging
 import os
 import time
@@ -239,12 +240,16 @@ def test_an_existing_tokenizer_is_used_instead_of_training(copy, bpe):
     assert (prepared.tokenizer_dir / "tokenizer.json").is_file()
 
 
-def test_ablations_change_the_training_split_only_and_leave_receipts(copy, prepared):
+def lowercased():
     config = experiment()
-    ablated = ExperimentConfig(
+    return ExperimentConfig(
         experiment_name="a", data=config.data, tokenizer=config.tokenizer, model=config.model,
         training=config.training, dataset_manipulation=("lowercase",),
     )  # fmt: skip
+
+
+def test_ablations_change_the_training_split_only_and_leave_receipts(copy, prepared):
+    ablated = lowercased()
 
     result = DataProcessor(ablated, copy).preprocess()
 
@@ -254,6 +259,23 @@ def test_ablations_change_the_training_split_only_and_leave_receipts(copy, prepa
     assert text == text.lower()
     assert result.test.manifest.words == prepared.test.manifest.words
     assert DataProcessor(ablated, copy).preprocess().data_digest == result.data_digest
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_an_ablated_text_that_changed_is_refused_by_name_and_made_again_when_asked(copy, damage):
+    made = DataProcessor(lowercased(), copy).preprocess()
+    (text,) = (copy / "data").rglob("text-*/documents.jsonl")
+    content = text.read_bytes()
+    assert f"{hashlib.sha256(content).hexdigest()}  documents.jsonl\n" == text.with_suffix(".sha256").read_text()
+    text.unlink()
+    if damage == "flipped":
+        text.write_bytes(content.replace(b"the", b"tha", 1))
+
+    with pytest.raises(DataError, match=rf"^{text} is damaged: it differs from what was written"):
+        DataProcessor(lowercased(), copy).preprocess()
+
+    again = DataProcessor(lowercased(), copy).preprocess(force=True)
+    assert again.train.manifest == made.train.manifest
 
 
 def test_a_named_test_corpus_is_the_held_out_split(copy):

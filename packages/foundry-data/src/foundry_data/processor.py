@@ -274,6 +274,7 @@ class DataProcessor:
             data.num_workers,
             self.base_dir,
             None if data.replacement_corpus is None else self._corpus(data.replacement_corpus),
+            self._digests,
         )
         return corpus, ablate(train, self.prepared_dir, ablation, progress, force=force), test
 

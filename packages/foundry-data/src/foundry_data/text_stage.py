@@ -12,6 +12,7 @@ import msgspec
 
 from foundry_config.errors import DataError
 from foundry_data import fs
+from foundry_data.digests import DigestCache
 from foundry_data.documents import Document, ReadSettings
 from foundry_data.fingerprint import fingerprint
 from foundry_data.progress import Progress
@@ -22,6 +23,7 @@ from foundry_data.transform_runner import run_manipulation
 from foundry_data.transforms import StepSpec, manipulation_fingerprint
 
 TEXT_FILE = "documents.jsonl"
+CHECKSUM_FILE = "documents.sha256"  # as `sha256sum --check` reads it
 RECEIPTS = "receipts"
 BLOCK_BYTES = 2**20
 
@@ -34,6 +36,7 @@ class Ablation(NamedTuple):
     num_workers: int
     base_dir: Path
     replacement: Corpus | None
+    digests: DigestCache
 
 
 class Ablated(NamedTuple):
@@ -48,7 +51,7 @@ def ablate(split: Split, prepared: Path, ablation: Ablation, progress: Progress,
 
     Raises:
         ConfigError: A step cannot be used.
-        DataError: A step failed on a document, or no document is left.
+        DataError: A step failed on a document, no document is left, or the text of an earlier time was changed.
         WorkerError: A worker process was killed.
         StorageError: The disk is full or cannot be written.
     """
@@ -64,9 +67,11 @@ def ablate(split: Split, prepared: Path, ablation: Ablation, progress: Progress,
     )
     folder = stage_folder(prepared, "text", identity)
     with building_lock(folder, waiting=lambda: progress("waiting", 0, None)):
-        if force or not folder.is_dir():
+        if force or not (folder / CHECKSUM_FILE).is_file():
             with storage_errors(folder):
                 _write_text(split, folder, ablation, progress)
+        else:
+            _check_text(folder, ablation.digests)
     stream = DocumentStream(folder / TEXT_FILE, ReadSettings(), ())
     receipts = sorted((folder / RECEIPTS).rglob("*.json"))
     return Ablated(Split(Corpus(stream), identity), receipts)
@@ -84,8 +89,23 @@ def _write_text(split: Split, folder: Path, ablation: Ablation, progress: Progre
         replacement=replacement,
         base_dir=ablation.base_dir,
     )
-    fs.write_new(building / TEXT_FILE, _json_lines(documents, split.expected_bytes(), progress))
+    written = fs.write_new(building / TEXT_FILE, _json_lines(documents, split.expected_bytes(), progress))
+    fs.write_new(building / CHECKSUM_FILE, [_checksum_line(written.sha256)])
     publish(building, folder)
+
+
+def _check_text(folder: Path, digests: DigestCache) -> None:
+    """Compare the text with its checksum; one that is known not to have changed is not read."""
+    text = folder / TEXT_FILE
+    found = digests.sha256([text]) if text.is_file() else []
+    if [_checksum_line(digest) for digest in found] != [(folder / CHECKSUM_FILE).read_bytes()]:
+        raise DataError(
+            f"{text} is damaged: it differs from what was written; restore it, or run `foundry preprocess --force`"
+        )
+
+
+def _checksum_line(digest: str) -> bytes:
+    return f"{digest}  {TEXT_FILE}\n".encode()
 
 
 class _Reread:
