@@ -19,6 +19,7 @@ from foundry_cli.console import say
 from foundry_cli.failures import report_failure
 from foundry_cli.leaving import leave
 from foundry_cli.streams import surviving_streams
+from foundry_cli.waiting_threads import give_way_if_busy
 
 PROGRAM = "foundry"
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # names and texts of a UTF-8 config and corpus would be misread: begin anew, as under LC_ALL=C.UTF-8
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "foundry_cli", *sys.argv[1:]])
     _leave_a_stack_behind()
+    give_way_if_busy()
     with surviving_streams() as lost:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
         if lost() and code == 0:

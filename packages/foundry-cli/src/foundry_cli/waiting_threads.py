@@ -1,0 +1,39 @@
+"""How long threads of PyTorch wait for each other before they give way, on a machine that has other work as well.
+
+Between two pieces of parallel work the threads of OpenMP spin, so that the next piece begins at once. Where the cores
+are shared, they then spin in the place of the very thread that they wait for: beside one other busy process on two
+cores, a miniature model trains eight times slower. Giving way soon makes that three times, but costs 4 to 8 % where
+nothing else runs. So the load decides. It is read once, since OpenMP reads its settings once; results do not depend
+on it.
+"""
+
+import os
+from collections.abc import Callable, MutableMapping
+
+SPINS = "GOMP_SPINCOUNT"
+OWN_SETTINGS = (SPINS, "OMP_WAIT_POLICY")
+FEW = "10000"  # some ten microseconds; by default a hundred times more
+BUSY = 0.5  # of the cores of the machine, over the last minute
+
+
+def give_way_if_busy(
+    environ: MutableMapping[str, str] = os.environ,
+    *,
+    load: Callable[[], tuple[float, float, float]] | None = getattr(os, "getloadavg", None),
+    cores: int | None = os.cpu_count(),
+) -> None:
+    """Let threads spin shortly if other processes keep the machine busy; call before PyTorch is imported.
+
+    Args:
+        environ: Environment of this process; what it says about waiting is left alone.
+        load: Returns the mean number of runnable processes over 1, 5 and 15 minutes; None where the system has none.
+        cores: Of the machine.
+    """
+    if load is None or any(name in environ for name in OWN_SETTINGS):
+        return
+    try:
+        last_minute = load()[0]
+    except OSError:
+        return
+    if last_minute > BUSY * (cores or 1):
+        environ[SPINS] = FEW

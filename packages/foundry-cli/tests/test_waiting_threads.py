@@ -1,0 +1,45 @@
+"""Threads give way on a busy machine, and only there."""
+
+import pytest
+
+from foundry_cli.waiting_threads import give_way_if_busy
+
+
+@pytest.mark.parametrize(
+    ("load", "cores", "expected"),
+    [
+        (0.2, 2, {}),
+        (1.0, 2, {}),
+        (1.1, 2, {"GOMP_SPINCOUNT": "10000"}),
+        (30.0, 64, {}),
+        (33.0, 64, {"GOMP_SPINCOUNT": "10000"}),
+        (0.6, None, {"GOMP_SPINCOUNT": "10000"}),
+    ],
+)
+def test_the_load_of_the_last_minute_decides(load, cores, expected):
+    environment: dict[str, str] = {}
+
+    give_way_if_busy(environment, load=lambda: (load, 99.0, 99.0), cores=cores)
+
+    assert environment == expected
+
+
+@pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "5"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_what_the_user_has_set_is_left_alone(own):
+    environment = dict(own)
+
+    give_way_if_busy(environment, load=lambda: (99.0, 99.0, 99.0), cores=2)
+
+    assert environment == own
+
+
+def test_a_system_that_does_not_tell_its_load_is_taken_for_quiet():
+    environment: dict[str, str] = {}
+
+    def refuses() -> tuple[float, float, float]:
+        raise OSError
+
+    give_way_if_busy(environment, load=refuses)
+    give_way_if_busy(environment, load=None)
+
+    assert environment == {}
