@@ -14,13 +14,16 @@ SPINS = "GOMP_SPINCOUNT"
 OWN_SETTINGS = (SPINS, "OMP_WAIT_POLICY")
 FEW = "10000"  # some ten microseconds; by default a hundred times more
 BUSY = 0.5  # of the cores of the machine, over the last minute
+Load = Callable[[], tuple[float, float, float]]
+LOAD: Load | None = getattr(os, "getloadavg", None)
+CORES = os.cpu_count()
 
 
 def give_way_if_busy(
     environ: MutableMapping[str, str] = os.environ,
     *,
-    load: Callable[[], tuple[float, float, float]] | None = getattr(os, "getloadavg", None),
-    cores: int | None = os.cpu_count(),
+    load: Load | None = LOAD,
+    cores: int | None = CORES,
 ) -> None:
     """Let threads spin shortly if other processes keep the machine busy; call before PyTorch is imported.
 
