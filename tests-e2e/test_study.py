@@ -68,7 +68,12 @@ def table(study) -> list[dict[str, str]]:
 def test_the_page_shows_the_whole_way():
     text = "\n".join(study_blocks())
 
-    for command in ("train study.yaml --matrix --list", "train study.yaml --matrix\n", "evaluate runs/", "report runs/"):
+    for command in (
+        "train study.yaml --matrix --list",
+        "train study.yaml --matrix\n",
+        "evaluate runs/",
+        "report runs/",
+    ):
         assert f"foundry {command}" in text
 
 
@@ -77,6 +82,7 @@ def test_the_six_runs_are_complete(study, foundry):
 
     assert [cell["state"] for cell in cells] == ["done"] * 6
     assert all(f"runs/articles/{cell['name']}" in "".join(study.said) for cell in cells)
+    assert "6 of 6 runs of the matrix are done" in "".join(study.said)
 
 
 def test_the_table_has_every_condition_seed_and_checkpoint(table):

@@ -219,16 +219,29 @@ def test_the_runs_of_a_matrix_are_listed(foundry, matrix):
 
 @pytest.fixture
 def trained_cells(monkeypatch) -> list[tuple[int, str]]:
-    """Training is a stand-in that notes the seed; exit codes come from `codes`."""
+    """Training is a stand-in that notes the seed; it leaves a run that is done, unless asked to stop the seed 2."""
     from foundry_cli.commands import train as command
+    from foundry_train.summary import TrainingSummary
 
     seen: list[tuple[int, str]] = []
 
-    def train_one(experiment: Any, **_: Any) -> int:
-        seen.append((experiment.config.random_seed, experiment.config.training.output_dir))
-        return 0
+    def run_training(experiment: Any, *, resume: str, **_: Any) -> TrainingSummary:
+        seed, run = experiment.config.random_seed, experiment.paths.run
+        seen.append((seed, experiment.config.training.output_dir))
+        stopped = "SIGTERM" if resume == "never" and seed == 2 else None
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "status.json").write_text(json.dumps({"phase": "stopped" if stopped else "done"}))
+        return TrainingSummary(
+            experiment_name="tiny",
+            run_dir=run,
+            steps=4,
+            total_steps=4,
+            epochs=1.0,
+            stopped_by=stopped,
+            exit_code=143 if stopped else 0,
+        )
 
-    monkeypatch.setattr(command, "train_one", train_one)
+    monkeypatch.setattr(command, "run_training", run_training)
     return seen
 
 
@@ -236,6 +249,37 @@ def test_a_matrix_trains_every_run_that_is_missing(foundry, matrix, trained_cell
     assert foundry("train", matrix, "--matrix").code == 0
     assert [seed for seed, _ in trained_cells] == [1, 2]
     assert len({folder for _, folder in trained_cells}) == 2
+
+
+def test_a_matrix_says_once_what_to_do_next_with_all_of_its_runs(foundry, matrix, trained_cells):
+    answer = foundry("train", matrix, "--matrix")
+
+    assert answer.out.count("Next:") == 1
+    assert "2 of 2 runs of the matrix are done" in answer.out
+    assert f"foundry evaluate {folder_of(trained_cells)}/* --checkpoints all" in answer.out
+    assert f"foundry report {folder_of(trained_cells)}/* --out report.html" in answer.out
+    assert "--matrix" not in answer.out
+    assert foundry("train", matrix, "--matrix").out == answer.out[answer.out.index("\n" + str(matrix)) :]
+
+
+def folder_of(cells: list[tuple[int, str]]) -> str:
+    [folder] = {str(Path(output_dir).parent) for _, output_dir in cells}
+    return folder
+
+
+def test_a_matrix_that_is_stopped_says_how_to_go_on(foundry, matrix, trained_cells):
+    answer = foundry("train", matrix, "--matrix", "--resume", "never")
+
+    assert answer.code == 143
+    assert "1 of 2 runs of the matrix are done" in answer.out
+    assert f"foundry train {matrix} --matrix\n" in answer.out
+
+
+def test_a_matrix_as_json_is_one_list(foundry, matrix, trained_cells):
+    first, second = json.loads(foundry("train", matrix, "--matrix", "--json").out)
+
+    assert first["run_dir"] != second["run_dir"]
+    assert json.loads(foundry("train", matrix, "--matrix", "--json").out) == []
 
 
 def test_an_index_trains_that_run_only(foundry, matrix, trained_cells):
@@ -278,6 +322,22 @@ def test_export_and_report_want_a_place(foundry, run_folder):
     assert foundry("export", run_folder).code == 2
     assert foundry("export", run_folder, "--to", "out", "--revisions").code == 2
     assert foundry("report", run_folder, run_folder).code == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "hint"),
+    [(None, "--table results.csv or --json has them all"), (Path("all.csv"), "all.csv has them all")],
+)
+def test_a_long_result_says_where_the_rest_is(capsys, table, hint):
+    from foundry_cli.commands.evaluate import _show
+    from foundry_train.evaluate_runs import EvaluationReport
+    from foundry_train.results_table import TableRow
+
+    rows = [TableRow("run", 1, "study", step, 0, 0, "minimal_pairs", "overall", 0.5) for step in range(100)]
+
+    _show(EvaluationReport([], []), rows, table)
+
+    assert f"  ... and 40 more; {hint}\n" in capsys.readouterr().out
 
 
 def test_evaluate_refuses_choices_that_do_not_exist(foundry, run_folder):
