@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foundry_cli.console import note, say, say_json, say_table
+from foundry_cli.console import note, say_json, say_table
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, SetOption
 
 if TYPE_CHECKING:
