@@ -126,4 +126,4 @@ def test_evaluating_again_computes_nothing(study, foundry, monkeypatch):
     again = foundry("evaluate", *runs, "--checkpoints", "all", "--minimal-pairs", "pairs.csv")
 
     assert again.code == 0, again.err
-    assert "60 results, 60 of them from before" in again.out
+    assert "60 results, 60 from before" in again.out

@@ -138,7 +138,8 @@ def _show(report: "EvaluationReport", rows: "list[TableRow]", table: Path | None
         whole = f"{table} has them all" if table is not None else "--table results.csv or --json has them all"
         say(f"  ... and {count(len(cells) - LINES_SHOWN)} more; {whole}")
     kept = sum(not item.computed for item in report.evaluated)
-    say(f"{count(len(report.evaluated))} results, {count(kept)} of them from before")
+    results = len(report.evaluated)
+    say(f"{count(results)} result{'s' if results != 1 else ''}, {count(kept)} from before")
     for folder in sorted({str(item.folder.parent.parent) for item in report.evaluated}):
         say(f"  {folder}/*")
     if table is not None:
