@@ -17,7 +17,7 @@ from foundry_train.evaluation_cache import read_results
 pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "evaluation.md"
-CONDITIONS = {"articles-none", "articles-drop_words"}
+CONDITIONS = {"articles-none", "articles-no-articles"}
 SEEDS = {"1", "2", "3"}
 CHECKPOINTS = {0, 1, 2, 4, 8, 16, 32, 64, 128, 200}
 
@@ -100,14 +100,14 @@ def test_only_models_that_read_articles_learn_where_they_stand(table):
         if row["suite"] == "minimal_pairs" and row["item"] == "field=articles" and row["step"] == "200":
             accuracy[row["condition"]].append(float(row["value"]))
 
-    assert fmean(accuracy["articles-none"]) > fmean(accuracy["articles-drop_words"]) + 0.1
+    assert fmean(accuracy["articles-none"]) > fmean(accuracy["articles-no-articles"]) + 0.1
 
 
 def test_the_report_shows_both_conditions_with_their_seeds(study):
     page = (study.folder / "articles.html").read_text(encoding="utf-8")
 
     assert all(f"{condition} (mean of 3 seeds)" in page for condition in CONDITIONS)
-    assert all(f"{condition}_seed-{seed}" in page for condition in ("none", "drop_words") for seed in SEEDS)
+    assert all(f"{condition}_seed-{seed}" in page for condition in ("none", "no-articles") for seed in SEEDS)
 
 
 def test_the_other_measures_lie_where_the_page_says(study):
