@@ -204,6 +204,21 @@ def test_documents_of_their_own_take_whole_sequences():
     assert sequences_of(estimate, 10, packing="document") == 20
 
 
+@pytest.mark.parametrize("command", ["validate", "plan", "preprocess", "train"])
+def test_a_tokenizer_of_another_size_is_refused_as_early_as_it_is_known(foundry, project, command, monkeypatch):
+    class Tokenizer:
+        vocab_size = 512
+
+    monkeypatch.setattr("foundry_data.processor.load_tokenizer", lambda _: Tokenizer())
+    (project.parent / "own.model").write_bytes(b"")
+
+    answer = foundry(command, project, "--set", "tokenizer.source=own.model")
+
+    assert answer.code == 3
+    assert "the tokenizer 'own.model' has 512 entries, but the config says tokenizer.vocab_size: 300" in answer.err
+    assert not (project.parent / "data").exists()
+
+
 @pytest.fixture
 def matrix(project):
     project.write_text(project.read_text() + "\nmatrix:\n  random_seed: [1, 2]\n")

@@ -359,3 +359,18 @@ def test_a_hugging_face_dataset_can_be_the_training_corpus(copy, unigram):
 def _made(folder):
     folder.mkdir()
     return folder
+
+
+def test_a_tokenizer_of_another_size_is_refused_before_any_text_is_read(copy, prepared):
+    config = experiment(source_corpus="not there", tokenizer={"source": str(prepared.tokenizer_dir), "vocab_size": 401})
+
+    with pytest.raises(
+        DataError, match=r"tokenizer '.+' has 400 entries, but .* tokenizer\.vocab_size: 401; set it to 400"
+    ):
+        DataProcessor(config, copy).preprocess()
+
+    assert not (copy / "data").exists()
+
+
+def test_a_tokenizer_that_is_not_there_yet_is_left_to_the_preprocessing(copy):
+    DataProcessor(experiment(tokenizer={"source": "later.model"}), copy).check_tokenizer_source()

@@ -33,9 +33,10 @@ def plan(
 
     Nothing is written unless --prepare is given; without it, the size of the corpus is estimated.
     """
-    from foundry_cli.experiments import load_experiment
+    from foundry_cli.experiments import check_tokenizer_source, load_experiment
 
     experiment = load_experiment(config, overrides=set_, base_dir=base_dir)
+    check_tokenizer_source(experiment)
     facts = plan_facts(experiment, prepare=prepare)
     if json:
         say_json(facts)
