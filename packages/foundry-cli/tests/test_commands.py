@@ -171,11 +171,61 @@ def test_plan_shows_what_a_person_asks_before_training(foundry, project):
         assert words in out
 
 
+@pytest.mark.slow
+def test_a_plan_without_its_corpus_shows_what_does_not_depend_on_it(foundry, project):
+    elsewhere = ["--set", "data.source_corpus=no/such.txt"]
+    whole = json.loads(foundry("plan", project, "--json").out)
+
+    answer = foundry("plan", project, *elsewhere, "--json")
+
+    facts = json.loads(answer.out)
+    assert answer.code == 0, answer.err
+    same = ("total_steps", "warmup_steps", "tokens_per_step", "parameters", "flops_per_token", "memory_bytes")
+    assert {name: facts[name] for name in same} == {name: whole[name] for name in same}
+    assert facts["disk_bytes"] == whole["disk_bytes"]
+    assert facts.keys() == whole.keys()
+    assert [facts[name] for name in ("corpus", "steps_per_epoch", "epochs", "words")] == [None] * 4
+    assert [item["step"] for item in facts["checkpoints"]] == [item["step"] for item in whole["checkpoints"]]
+    assert "there is no" in facts["missing_corpus"] and whole["missing_corpus"] is None
+
+    text = foundry("plan", project, *elsewhere).out
+    for words in ("missing: there is no", "Not known without the corpus: ", "words", "at most", "11 scheduled"):
+        assert words in text
+    text = foundry("plan", project, *elsewhere, "--set", "training.train_steps=null", "--set", "training.epochs=2").out
+    for words in (
+        "not known, the run ends after 2.0 epochs; 5 % of them warm-up",
+        "rolling, and",
+        "powers_of_two: 256",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["plan", "--prepare"], ["preprocess"], ["train"]], ids=lambda arguments: " ".join(arguments)
+)
+def test_what_needs_a_missing_corpus_is_refused(foundry, project, arguments):
+    answer = foundry(*arguments, project, "--set", "data.source_corpus=no/such*.txt")
+
+    assert answer.code == 3
+    assert "no/such*.txt" in answer.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["babylm-strict-small", "gpt2-124m", "llama-60m", "pythia-14m"])
+def test_a_shipped_experiment_plans_before_its_corpus_is_there(foundry, name):
+    config = Path(__file__).parents[3] / "configs" / f"{name}.yaml"
+
+    answer = foundry("plan", config, "--set", "data.source_corpus=not/there")
+
+    assert answer.code == 0, answer.err
+    assert "missing: there is no" in answer.out and "memory   about" in answer.out
+
+
 def test_a_long_schedule_is_cut_in_the_middle():
-    from foundry_cli.commands.plan import LINES_SHOWN, _schedule_rows
+    from foundry_cli.plan_rows import LINES_SHOWN, schedule_rows
 
     item = {"step": 1, "label": None, "epoch": 0, "tokens": 1, "words": 1, "reasons": ["x"]}
-    rows = _schedule_rows([item | {"step": step} for step in range(100)])
+    rows = schedule_rows([item | {"step": step} for step in range(100)])
 
     assert len(rows) == LINES_SHOWN + 1
     assert "60 more" in rows[LINES_SHOWN // 2][0]
