@@ -14,7 +14,7 @@ import pytest
 
 from foundry_train.evaluation_cache import read_results
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # six runs: a minute, or several on a busy machine
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "evaluation.md"
 CONDITIONS = {"articles-none", "articles-no-articles"}
@@ -29,12 +29,12 @@ class Study(NamedTuple):
     said: list[str]
 
 
-def study_blocks() -> list[str]:
-    """The shell blocks of the section, from its heading to the next of its level."""
+def study_blocks(language: str = "bash") -> list[str]:
+    """The blocks of the section in one language, from its heading to the next of its level."""
     text = PAGE.read_text(encoding="utf-8")
     section = re.search(r"^## A study: .*?(?=^## )", text, re.DOTALL | re.MULTILINE)
     assert section, "the page has no study any more"
-    return re.findall(r"^```bash\n(.*?)^```", section.group(), re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```", section.group(), re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,19 @@ def test_the_table_has_every_condition_seed_and_checkpoint(table):
     assert all(0 <= float(row["value"]) <= 1 for row in table)
     words = {(row["run"], int(row["step"])): int(row["words"]) for row in table}
     assert all((words[run, step] == 0) == (step == 0) for run, step in words)
+
+
+def test_the_means_of_the_page_can_be_computed_as_it_says(study, monkeypatch, table):
+    pytest.importorskip("pandas", reason="the example uses it")
+    monkeypatch.chdir(study.folder)
+    [code] = study_blocks("python")
+    *before, last = code.strip().splitlines()
+    names: dict = {}
+
+    exec("\n".join(before), names)
+    means = eval(last, names)["mean"]
+
+    assert len(means) == len(CONDITIONS) * len(CHECKPOINTS)
 
 
 def test_only_models_that_read_articles_learn_where_they_stand(table):
