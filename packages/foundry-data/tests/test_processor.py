@@ -2,6 +2,7 @@
 
 import logging
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -359,6 +360,18 @@ def test_a_hugging_face_dataset_can_be_the_training_corpus(copy, unigram):
 def _made(folder):
     folder.mkdir()
     return folder
+
+
+def test_seeds_share_what_does_not_depend_on_them(copy, lines):
+    (copy / "held_out.txt").write_text("\n".join(lines[:20]))
+
+    def prepared(seed, **data):
+        config = experiment(**data)
+        return DataProcessor(msgspec.structs.replace(config, random_seed=seed), copy).preprocess()
+
+    first, second = (prepared(seed, test_corpus="held_out.txt") for seed in (1, 2))
+    assert (first.tokenizer_dir, first.data_digest) == (second.tokenizer_dir, second.data_digest)
+    assert prepared(1).tokenizer_dir != prepared(2).tokenizer_dir  # each holds out other documents
 
 
 def test_a_tokenizer_of_another_size_is_refused_before_any_text_is_read(copy, prepared):

@@ -279,7 +279,8 @@ class DataProcessor:
         progress("reading", 0, None)
         corpus = self._corpus(data.source_corpus)
         fraction = 0.0 if data.test_corpus else data.test_fraction
-        train, test = split_corpus(corpus, fraction=fraction, seed=config.random_seed)
+        # a seed that decides nothing is left out of the fingerprint, so that runs of several seeds share the stage
+        train, test = split_corpus(corpus, fraction=fraction, seed=config.random_seed if fraction else 0)
         if data.test_corpus:
             test, _ = split_corpus(self._corpus(data.test_corpus), fraction=0.0, seed=0)
         ablation = Ablation(
@@ -321,7 +322,7 @@ class DataProcessor:
         tokenizer, data = self.config.tokenizer, self.config.data
         same = {name: getattr(tokenizer, name) for name in TrainingSettings.__struct_fields__ if name != "seed"}
         return TokenizerStage(
-            TrainingSettings(**same, seed=self.config.random_seed),
+            TrainingSettings(**same, seed=self.config.random_seed if tokenizer.max_training_sentences else 0),
             folder=self._paths.resolve(tokenizer.output_dir) if tokenizer.output_dir else None,
             source=self._paths.resolve(tokenizer.source) if tokenizer.source else None,
             add_bos=data.add_bos,
