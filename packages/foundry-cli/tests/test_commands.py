@@ -178,11 +178,61 @@ def test_plan_shows_what_a_person_asks_before_training(foundry, project):
         assert words in out
 
 
+@pytest.mark.slow
+def test_a_plan_without_its_corpus_shows_what_does_not_depend_on_it(foundry, project):
+    elsewhere = ["--set", "data.source_corpus=no/such.txt"]
+    whole = json.loads(foundry("plan", project, "--json").out)
+
+    answer = foundry("plan", project, *elsewhere, "--json")
+
+    facts = json.loads(answer.out)
+    assert answer.code == 0, answer.err
+    same = ("total_steps", "warmup_steps", "tokens_per_step", "parameters", "flops_per_token", "memory_bytes")
+    assert {name: facts[name] for name in same} == {name: whole[name] for name in same}
+    assert facts["disk_bytes"] == whole["disk_bytes"]
+    assert facts.keys() == whole.keys()
+    assert [facts[name] for name in ("corpus", "steps_per_epoch", "epochs", "words")] == [None] * 4
+    assert [item["step"] for item in facts["checkpoints"]] == [item["step"] for item in whole["checkpoints"]]
+    assert "there is no" in facts["missing_corpus"] and whole["missing_corpus"] is None
+
+    text = foundry("plan", project, *elsewhere).out
+    for words in ("missing: there is no", "Not known without the corpus: ", "words", "at most", "11 scheduled"):
+        assert words in text
+    text = foundry("plan", project, *elsewhere, "--set", "training.train_steps=null", "--set", "training.epochs=2").out
+    for words in (
+        "not known, the run ends after 2.0 epochs; 5 % of them warm-up",
+        "rolling, and",
+        "powers_of_two: 256",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["plan", "--prepare"], ["preprocess"], ["train"]], ids=lambda arguments: " ".join(arguments)
+)
+def test_what_needs_a_missing_corpus_is_refused(foundry, project, arguments):
+    answer = foundry(*arguments, project, "--set", "data.source_corpus=no/such*.txt")
+
+    assert answer.code == 3
+    assert "no/such*.txt" in answer.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["babylm-strict-small", "gpt2-124m", "llama-60m", "pythia-14m"])
+def test_a_shipped_experiment_plans_before_its_corpus_is_there(foundry, name):
+    config = Path(__file__).parents[3] / "configs" / f"{name}.yaml"
+
+    answer = foundry("plan", config, "--set", "data.source_corpus=not/there")
+
+    assert answer.code == 0, answer.err
+    assert "missing: there is no" in answer.out and "memory   about" in answer.out
+
+
 def test_a_long_schedule_is_cut_in_the_middle():
-    from foundry_cli.commands.plan import LINES_SHOWN, _schedule_rows
+    from foundry_cli.plan_rows import LINES_SHOWN, schedule_rows
 
     item = {"step": 1, "label": None, "epoch": 0, "tokens": 1, "words": 1, "reasons": ["x"]}
-    rows = _schedule_rows([item | {"step": step} for step in range(100)])
+    rows = schedule_rows([item | {"step": step} for step in range(100)])
 
     assert len(rows) == LINES_SHOWN + 1
     assert "60 more" in rows[LINES_SHOWN // 2][0]
@@ -211,6 +261,21 @@ def test_documents_of_their_own_take_whole_sequences():
     assert sequences_of(estimate, 10, packing="document") == 20
 
 
+@pytest.mark.parametrize("command", ["validate", "plan", "preprocess", "train"])
+def test_a_tokenizer_of_another_size_is_refused_as_early_as_it_is_known(foundry, project, command, monkeypatch):
+    class Tokenizer:
+        vocab_size = 512
+
+    monkeypatch.setattr("foundry_data.processor.load_tokenizer", lambda _: Tokenizer())
+    (project.parent / "own.model").write_bytes(b"")
+
+    answer = foundry(command, project, "--set", "tokenizer.source=own.model")
+
+    assert answer.code == 3
+    assert "the tokenizer 'own.model' has 512 entries, but the config says tokenizer.vocab_size: 300" in answer.err
+    assert not (project.parent / "data").exists()
+
+
 @pytest.fixture
 def matrix(project):
     project.write_text(project.read_text() + "\nmatrix:\n  random_seed: [1, 2]\n")
@@ -226,16 +291,29 @@ def test_the_runs_of_a_matrix_are_listed(foundry, matrix):
 
 @pytest.fixture
 def trained_cells(monkeypatch) -> list[tuple[int, str]]:
-    """Training is a stand-in that notes the seed; exit codes come from `codes`."""
+    """Training is a stand-in that notes the seed; it leaves a run that is done, unless asked to stop the seed 2."""
     from foundry_cli.commands import train as command
+    from foundry_train.summary import TrainingSummary
 
     seen: list[tuple[int, str]] = []
 
-    def train_one(experiment: Any, **_: Any) -> int:
-        seen.append((experiment.config.random_seed, experiment.config.training.output_dir))
-        return 0
+    def run_training(experiment: Any, *, resume: str, **_: Any) -> TrainingSummary:
+        seed, run = experiment.config.random_seed, experiment.paths.run
+        seen.append((seed, experiment.config.training.output_dir))
+        stopped = "SIGTERM" if resume == "never" and seed == 2 else None
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "status.json").write_text(json.dumps({"phase": "stopped" if stopped else "done"}))
+        return TrainingSummary(
+            experiment_name="tiny",
+            run_dir=run,
+            steps=4,
+            total_steps=4,
+            epochs=1.0,
+            stopped_by=stopped,
+            exit_code=143 if stopped else 0,
+        )
 
-    monkeypatch.setattr(command, "train_one", train_one)
+    monkeypatch.setattr(command, "run_training", run_training)
     return seen
 
 
@@ -243,6 +321,37 @@ def test_a_matrix_trains_every_run_that_is_missing(foundry, matrix, trained_cell
     assert foundry("train", matrix, "--matrix").code == 0
     assert [seed for seed, _ in trained_cells] == [1, 2]
     assert len({folder for _, folder in trained_cells}) == 2
+
+
+def test_a_matrix_says_once_what_to_do_next_with_all_of_its_runs(foundry, matrix, trained_cells):
+    answer = foundry("train", matrix, "--matrix")
+
+    assert answer.out.count("Next:") == 1
+    assert "2 of 2 runs of the matrix are done" in answer.out
+    assert f"foundry evaluate {folder_of(trained_cells)}/* --checkpoints all" in answer.out
+    assert f"foundry report {folder_of(trained_cells)}/* --out report.html" in answer.out
+    assert "--matrix" not in answer.out
+    assert foundry("train", matrix, "--matrix").out == answer.out[answer.out.index("\n" + str(matrix)) :]
+
+
+def folder_of(cells: list[tuple[int, str]]) -> str:
+    [folder] = {str(Path(output_dir).parent) for _, output_dir in cells}
+    return folder
+
+
+def test_a_matrix_that_is_stopped_says_how_to_go_on(foundry, matrix, trained_cells):
+    answer = foundry("train", matrix, "--matrix", "--resume", "never")
+
+    assert answer.code == 143
+    assert "1 of 2 runs of the matrix are done" in answer.out
+    assert f"foundry train {matrix} --matrix\n" in answer.out
+
+
+def test_a_matrix_as_json_is_one_list(foundry, matrix, trained_cells):
+    first, second = json.loads(foundry("train", matrix, "--matrix", "--json").out)
+
+    assert first["run_dir"] != second["run_dir"]
+    assert json.loads(foundry("train", matrix, "--matrix", "--json").out) == []
 
 
 def test_an_index_trains_that_run_only(foundry, matrix, trained_cells):
@@ -285,6 +394,22 @@ def test_export_and_report_want_a_place(foundry, run_folder):
     assert foundry("export", run_folder).code == 2
     assert foundry("export", run_folder, "--to", "out", "--revisions").code == 2
     assert foundry("report", run_folder, run_folder).code == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "hint"),
+    [(None, "--table results.csv or --json has them all"), (Path("all.csv"), "all.csv has them all")],
+)
+def test_a_long_result_says_where_the_rest_is(capsys, table, hint):
+    from foundry_cli.commands.evaluate import _show
+    from foundry_train.evaluate_runs import EvaluationReport
+    from foundry_train.results_table import TableRow
+
+    rows = [TableRow("run", 1, "study", step, 0, 0, "minimal_pairs", "overall", 0.5) for step in range(100)]
+
+    _show(EvaluationReport([], []), rows, table)
+
+    assert f"  ... and 40 more; {hint}\n" in capsys.readouterr().out
 
 
 def test_evaluate_refuses_choices_that_do_not_exist(foundry, run_folder):

@@ -67,6 +67,10 @@ TABLES = [
             ["model.max_position_embeddings=16"],
             "model.max_position_embeddings: 16 is less than data.max_sequence_length 32",
         ),
+        (
+            ["data.replacement_corpus=pool"],
+            "data.replacement_corpus: tops up what dataset_manipulation takes out, but there are no steps",
+        ),
         (["training.micro_batch_size=3"], "training.micro_batch_size: 3 is more than data.batch_size 2"),
         (["dataset_manipulation=['']"], "dataset_manipulation[0]: an empty name"),
         (["dataset_manipulation=[{nam: lower}]"], "dataset_manipulation[0]: a step has either `name`"),
@@ -78,6 +82,7 @@ TABLES = [
         (["matrix={matrix: [1]}"], "matrix.matrix: a matrix cannot vary itself"),
         (["matrix={random_seed: []}"], "matrix.random_seed: an empty list leaves nothing to run"),
         (["matrix={random_seed: [1, x]}"], "matrix.random_seed[1]: must be an integer of at least 0, got 'x'"),
+        (["matrix={dataset_manipulation: [none, 3]}"], "matrix.dataset_manipulation[1]: must be text, or a mapping"),
         (["matrix={model.layers: [1, .inf]}"], "matrix.model.layers[1]: must be a finite number"),
         (
             [f"matrix={{random_seed: {list(range(101))}, model.layers: {list(range(1, 101))}}}"],
@@ -112,6 +117,9 @@ def test_a_broken_rule_names_the_field_the_values_and_a_way_out(tiny_yaml, overr
         ["dataset_manipulation=[lowercase, {name: cut, share: 0.5}, {command: [sed, s/a/b/]}, 'my.mod:f']"],
         ["matrix={training.learning_rate: [1e-3, 1e-4], model.extra.scale: [1, null]}"],
         ["logging.sinks=['my_package.sinks:csv']"],
+        ["data.replacement_corpus=pool", "dataset_manipulation=[lowercase]"],
+        ["data.replacement_corpus=pool", "matrix={dataset_manipulation: [none, lowercase]}"],
+        ["matrix={dataset_manipulation: [none, null, [], {name: cut}, {no-cut: [{name: cut}]}, {command: [sed]}]}"],
     ],
 )
 def test_what_keeps_the_rules_is_taken(tiny_yaml, overrides):

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -414,3 +415,30 @@ def test_a_hugging_face_dataset_can_be_the_training_corpus(copy, unigram):
 def _made(folder):
     folder.mkdir()
     return folder
+
+
+def test_seeds_share_what_does_not_depend_on_them(copy, lines):
+    (copy / "held_out.txt").write_text("\n".join(lines[:20]))
+
+    def prepared(seed, **data):
+        config = experiment(**data)
+        return DataProcessor(msgspec.structs.replace(config, random_seed=seed), copy).preprocess()
+
+    first, second = (prepared(seed, test_corpus="held_out.txt") for seed in (1, 2))
+    assert (first.tokenizer_dir, first.data_digest) == (second.tokenizer_dir, second.data_digest)
+    assert prepared(1).tokenizer_dir != prepared(2).tokenizer_dir  # each holds out other documents
+
+
+def test_a_tokenizer_of_another_size_is_refused_before_any_text_is_read(copy, prepared):
+    config = experiment(source_corpus="not there", tokenizer={"source": str(prepared.tokenizer_dir), "vocab_size": 401})
+
+    with pytest.raises(
+        DataError, match=r"tokenizer '.+' has 400 entries, but .* tokenizer\.vocab_size: 401; set it to 400"
+    ):
+        DataProcessor(config, copy).preprocess()
+
+    assert not (copy / "data").exists()
+
+
+def test_a_tokenizer_that_is_not_there_yet_is_left_to_the_preprocessing(copy):
+    DataProcessor(experiment(tokenizer={"source": "later.model"}), copy).check_tokenizer_source()

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundry_config.errors import ConfigError
-from foundry_model.corpus_loss import CorpusScore, score_corpus
+from foundry_config.errors import ConfigError, DataError
+from foundry_model.corpus_loss import CorpusScore, PlacedText, score_corpus
 from foundry_model.windows import Windowing
 
 PIECES = [" a", " b", "é"]
@@ -78,11 +78,23 @@ def test_windows_and_groups_do_not_change_what_a_short_memory_predicts(tokenizer
 def test_a_longer_window_uses_more_context(tokenizer, tiny_attention):
     torch.manual_seed(0)
     model = tiny_attention(tokenizer.vocab_size, context=32)
-    texts = ["a b b a " * 20]
+    texts = ["a b b a" + " a b b a" * 19]
 
     losses = {stride: score_corpus(model, tokenizer, texts, stride=stride).loss for stride in (1, 16, 31)}
 
     assert len(set(losses.values())) == 3
+
+
+def test_text_that_the_tokenizer_cannot_spell_is_refused_by_document_and_word(tokenizer, bigram):
+    model = bigram(torch.full((7, 7), 1 / 7))
+
+    with pytest.raises(DataError, match=r"document 2: the tokenizer cannot spell 'bz', .* or ask for unknown 'score'"):
+        score_corpus(model, tokenizer, ["a b", "a b bz"])
+    with pytest.raises(DataError, match=r"c\.txt:9: the tokenizer cannot spell '\\n',"):
+        score_corpus(model, tokenizer, [PlacedText("a\n b", "c.txt:9")])
+
+    score = score_corpus(model, tokenizer, ["a b", "a b bz"], unknown="score")
+    assert (score.tokens, score.unknown) == (6, 1)
 
 
 def test_a_corpus_without_tokens_is_refused(tokenizer, bigram):

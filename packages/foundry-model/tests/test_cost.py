@@ -133,6 +133,13 @@ def test_an_estimate_leaves_the_random_state_alone_and_grows_as_it_should(tiny_c
 
 
 @pytest.mark.slow
+def test_an_estimate_takes_no_loss_piece_by_piece_of_a_large_batch(tiny_config, monkeypatch):
+    monkeypatch.setattr("foundry_model.cross_entropy._pieces", lambda *_, **__: pytest.fail("thousands of pieces"))
+
+    assert estimate_memory(tiny_config(batch_size=2**14), micro_batch=2**14).logits > 2**28
+
+
+@pytest.mark.slow
 def test_checkpointing_and_other_optimizers_take_less(tiny_config):
     config = tiny_config(layers=6, length=128)
     plain = estimate_memory(config)

@@ -142,6 +142,7 @@ def test_a_change_of_input_settings_or_start_is_another_result(make_run, tmp_pat
     assert computed("the dog barks and sleeps")
     assert computed(window=8)
     assert computed(window=8, stride=2)
+    assert computed(unknown="score")
     assert computed(start="bos")
     assert not computed(start="eos")
     assert not computed(window=8)

@@ -55,6 +55,14 @@ def test_names_are_unique_safe_and_the_same_whatever_the_order_of_the_fields(see
     assert all(cell.name.replace("_", "").replace("-", "").replace(".", "").isalnum() for cell in cells)
 
 
+def test_only_ablated_runs_are_topped_up():
+    pool = BASE.replace("batch_size: 2", "batch_size: 2, replacement_corpus: pool.txt")
+
+    plain, ablated = expand_matrix(parse_config(pool + "matrix: {dataset_manipulation: [none, lowercase]}"))
+
+    assert (plain.config.data.replacement_corpus, ablated.config.data.replacement_corpus) == (None, "pool.txt")
+
+
 def test_a_config_without_a_matrix_is_its_own_only_run():
     config = parse_config(BASE)
 

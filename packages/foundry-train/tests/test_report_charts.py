@@ -3,14 +3,25 @@
 import csv
 import io
 import math
+import re
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from foundry_train.report.charts import Chart, Series, chart_csv, compact, finite, linear_ticks, log_ticks, thin
-from foundry_train.report.svg import chart_svg
+from foundry_train.report.charts import (
+    Chart,
+    Series,
+    chart_csv,
+    compact,
+    finite,
+    linear_ticks,
+    log_ticks,
+    plain_names,
+    thin,
+)
+from foundry_train.report.svg import BOTTOM, HEIGHT, WIDTH, chart_svg
 
 numbers = st.floats(-1e9, 1e9, allow_nan=False)
 positive = st.floats(1e-9, 1e12)
@@ -38,6 +49,52 @@ def test_log_ticks_rise_and_stay_inside_the_range(a, b):
     assert all(low * 0.998 <= tick <= high * 1.002 for tick in ticks)
 
 
+@given(positive, st.floats(1.01, 1e6))
+def test_a_logarithmic_axis_has_at_least_two_ticks(low, factor):
+    assert len(set(log_ticks(low, low * factor))) >= 2
+
+
+def tick_labels(drawing):
+    """Texts under the axis, from left to right."""
+    texts = [node for node in ElementTree.fromstring(drawing).iter() if node.tag.endswith("text")]
+    below = [node for node in texts if node.attrib.get("y") == str(HEIGHT - BOTTOM + 18)]
+    return [node.text for node in sorted(below, key=lambda node: float(node.attrib["x"]))]
+
+
+@pytest.mark.parametrize(
+    ("xs", "labels"),
+    [
+        ([0, 10], ["0", "10"]),
+        ([0, 350], ["0", "350"]),
+        ([0, 51_200], ["0", "51.2k"]),
+        ([0, 200, 350], ["0", "200", "250", "300", "350"]),
+        ([0, 1, 10, 200], ["0", "1", "10", "100"]),
+        ([350], ["350"]),
+        ([0], ["0"]),
+    ],
+)
+def test_a_logarithmic_axis_labels_more_than_its_zero(xs, labels):
+    series = Series("a", [float(x) for x in xs], [1.0] * len(xs))
+
+    drawing = chart_svg(Chart(key="k", title="t", x="step", y="y", series=[series], log_x=True))
+
+    assert tick_labels(drawing) == labels
+
+
+def test_no_label_is_cut_off_at_the_right_edge():
+    series = Series("a", [0.0, 123_450.0], [1.0, 2.0])
+    drawing = chart_svg(Chart(key="k", title="t", x="tokens", y="y", series=[series], log_x=True))
+
+    texts = [node for node in ElementTree.fromstring(drawing).iter() if node.text == "123.5k"]
+    assert [float(node.attrib["x"]) + 3.5 * len("123.5k") <= WIDTH for node in texts] == [True]
+
+
+def test_an_axis_of_steps_has_no_tick_between_two_steps():
+    series = Series("a", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+
+    assert tick_labels(chart_svg(Chart(key="k", title="t", x="step", y="y", series=[series]))) == ["1", "2", "3"]
+
+
 @given(st.lists(numbers, min_size=1, max_size=300), st.integers(10, 60))
 def test_thinning_keeps_the_ends_and_the_extremes(ys, most):
     xs = [float(i) for i in range(len(ys))]
@@ -52,6 +109,15 @@ def test_thinning_keeps_the_ends_and_the_extremes(ys, most):
 
 def test_points_that_are_missing_or_not_finite_are_dropped():
     assert finite([1, 2, 3, 4], [1.0, None, math.nan, math.inf]) == ([1.0], [1.0])
+
+
+@given(st.lists(st.tuples(st.text(max_size=150), st.sampled_from(["loss", "field=a/b", "A", "a"])), unique=True))
+def test_names_of_plots_are_plain_and_differ_on_any_file_system(parts):
+    names = plain_names(parts)
+
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,120}", name) for name in names)
+    assert len({name.lower() for name in names}) == len(parts)
+    assert plain_names(parts[::-1]) == names[::-1]
 
 
 def test_csv_holds_every_point_and_its_band():

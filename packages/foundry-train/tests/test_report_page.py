@@ -45,6 +45,7 @@ def make_run(tmp_path):
             for s in range(1, steps + 1)
         ]
         lines += [{"kind": "evaluation", "step": s, "suite": "test", "loss": v + shift} for s, v in evaluations]
+        lines += [{"kind": "evaluation", "step": 20, "suite": "minimal_pairs[window=8]", "field=a/b, c": 0.5}]
         lines += [{"kind": "event", "step": 3, "event": "oom", "before": 4, "after": 2}]
         lines += [{"kind": "sample", "step": 20, "prompt": "<b>", "text": "\x1b[2Jhello <script>"}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -124,6 +125,7 @@ def test_png_plots_are_written_for_papers(make_run, tmp_path):
     write_report([make_run("a")], tmp_path / "report.html", png=tmp_path / "plots")
 
     assert (tmp_path / "plots" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+\.png", path.name) for path in (tmp_path / "plots").iterdir())
 
 
 def test_comparing_names_the_changed_fields_and_the_first_step_that_differs(make_run):

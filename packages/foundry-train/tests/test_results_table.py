@@ -148,6 +148,7 @@ training: {output_dir: runs/study, learning_rate: 1e-3, train_steps: 4}
         "s2": replace_fields(base, {"random_seed": 2, "training.output_dir": "elsewhere"}),
         "fast": replace_fields(base, {"training.learning_rate": 0.01}),
         "other": replace_fields(base, {"experiment_name": "other"}),
+        "ablated": replace_fields(base, {"dataset_manipulation": [{"name": "drop_words", "words": ["a", "the"]}]}),
     }
 
     assert condition_names(configs) == {
@@ -155,6 +156,7 @@ training: {output_dir: runs/study, learning_rate: 1e-3, train_steps: 4}
         "s2": "study",
         "fast": "study (training.learning_rate=0.01)",
         "other": "other",
+        "ablated": 'study (dataset_manipulation=[{"name":"drop_words","words":["a","the"]}])',
     }
 
 

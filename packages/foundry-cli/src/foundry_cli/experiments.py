@@ -42,6 +42,14 @@ def load_experiment(path: Path, *, overrides: Sequence[str] = (), base_dir: Path
     return Experiment(config, base_dir.resolve(), path)
 
 
+def check_tokenizer_source(experiment: Experiment) -> None:
+    """Refuse an existing tokenizer that the model is not built for; see `DataProcessor.check_tokenizer_source`."""
+    if experiment.config.tokenizer.source is not None:
+        from foundry_data.processor import DataProcessor  # numpy and tokenizers: few configs need them here
+
+        DataProcessor(experiment.config, experiment.base_dir).check_tokenizer_source()
+
+
 def missing_config(path: Path) -> str:
     """Say that there is no config at `path`, and what was probably meant: one in a folder above, or one like it.
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,45 @@ SAMPLE_CHARACTERS = 300
 
 def say_summary(summary: "TrainingSummary", config: Path) -> None:
     """Write the summary of a run to standard output."""
+    say_outcome(summary)
+    _say_next(next_commands(summary, config))
+
+
+def say_outcome(summary: "TrainingSummary") -> None:
+    """Write how a run went, without what to do next: it may be one of many."""
     say()
     say_facts(headline(summary), facts(summary))
+
+
+def say_matrix(states: Sequence[str], config: Path, folder: Path) -> None:
+    """Write how many runs of a matrix are done, and what to do next.
+
+    Args:
+        states: How far each run is, by `cell_state`.
+        config: The config, as it was named.
+        folder: Where the runs lie.
+    """
+    done = states.count("done")
+    say()
+    say(f"{config}: {count(done)} of {count(len(states))} runs of the matrix are done")
+    foundry, runs = program(), f"{shlex.quote(shown_path(folder))}/*"
+    going_on = [(f"{foundry} train {shlex.quote(str(config))} --matrix", "train what is missing")]
+    _say_next(
+        [
+            *(going_on if done < len(states) else []),
+            (
+                f"{foundry} evaluate {runs} --checkpoints all --minimal-pairs PATH --table results.csv",
+                "measure them all",
+            ),
+            (f"{foundry} report {runs} --out report.html", "see the conditions, with a band between their seeds"),
+        ]
+    )
+
+
+def _say_next(commands: Iterable[tuple[str, str]]) -> None:
     say()
     say("Next:")
-    for command, meaning in next_commands(summary, config):
+    for command, meaning in commands:
         say(f"  {command}\n      {meaning}")
 
 

@@ -59,6 +59,10 @@ class DataError(FoundryError, ValueError):
     exit_code = 3
 
 
+class MissingCorpusError(DataError):
+    """There is nothing at the place of the corpus, so that nothing is known of it."""
+
+
 class CheckpointError(FoundryError):
     """Checkpoints exist or were asked for, but none of them is valid."""
 

@@ -33,7 +33,7 @@ epoch. Tokens and words are reached by a whole step, and a share of an epoch or 
 ## Checkpoint schedules
 
 `training.checkpoint_schedule` is a list; its entries are joined, and the last step of the run always belongs to it.
-`foundry plan` prints every checkpoint before anything is trained.
+`foundry plan` prints every checkpoint before anything is trained; those that words and epochs decide need the corpus.
 
 | entry | checkpoints |
 |---|---|

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from foundry_config import names
 from foundry_config.field_checker import check_value, kind_of_field
 from foundry_config.lookup import did_you_mean
+from foundry_config.manipulations import named_steps
 from foundry_config.origins import Path
 from foundry_config.shapes import is_list, right_items
 
@@ -230,6 +231,17 @@ def manipulations_are_steps(config: "ExperimentConfig") -> Found:
             yield path, "`command` must be a list of texts: the program and its arguments"
 
 
+def a_pool_tops_up_an_ablation(config: "ExperimentConfig") -> Found:
+    """Replacement text is given only where steps may take words out, in this run or in one of its matrix."""
+    ablated = config.dataset_manipulation or "dataset_manipulation" in config.matrix
+    if config.data.replacement_corpus is not None and not ablated:
+        yield (
+            "data.replacement_corpus",
+            "tops up what dataset_manipulation takes out, but there are no steps, so nothing of it would be used; "
+            "write the steps of the ablation into dataset_manipulation, or leave replacement_corpus out",
+        )
+
+
 def matrix_varies_fields(config: "ExperimentConfig") -> Found:
     """Every entry of the matrix is a field with at least one value, and there are not too many combinations."""
     for path, values in config.matrix.items():
@@ -253,7 +265,8 @@ def _matrix_problem(path: str, values: Any) -> Iterator[tuple[Path, str]]:
         yield ("matrix", path), "an empty list leaves nothing to run; give at least one value"
     else:
         for index, value in enumerate(values):
-            yield from ((("matrix", path, index), message) for message in check_value(kind, value))
+            given = named_steps(value).steps if path == "dataset_manipulation" else value
+            yield from ((("matrix", path, index), message) for message in check_value(kind, given))
 
 
 def _has_attention(model: "ModelConfig") -> bool:
@@ -291,4 +304,10 @@ TRAINING_RULES = (
     output_dir_can_be_made,
 )
 LOGGING_RULES = (sinks_are_references,)
-EXPERIMENT_RULES = (positions_reach, micro_batch_fits, manipulations_are_steps, matrix_varies_fields)
+EXPERIMENT_RULES = (
+    positions_reach,
+    micro_batch_fits,
+    manipulations_are_steps,
+    a_pool_tops_up_an_ablation,
+    matrix_varies_fields,
+)

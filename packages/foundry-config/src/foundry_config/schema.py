@@ -86,7 +86,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
     duplicate_files: Identity[Literal["skip", "keep", "refuse"]] = "skip"
     """What to do with a file whose bytes equal those of an earlier one; skipped ones are counted."""
     replacement_corpus: Free[PathText | None] = None
-    """Pool of raw text from which an ablated corpus is topped up to the number of words it had before."""
+    """Pool of raw text from which an ablated corpus is topped up to the number of words it had before; refused without
+    steps in `dataset_manipulation`."""
     add_bos: Identity[bool] = False
     """Put a BOS token before every document."""
     add_eos: Identity[bool] = True
@@ -362,4 +363,5 @@ class ExperimentConfig(Config, frozen=True, kw_only=True):
     """Steps applied to the documents, in order: a name (`lowercase`), `{name: ..., option: value}`, `module:function`,
     or `{command: [program, argument]}`."""
     matrix: Free[dict[str, list[Any]]] = {}  # noqa: RUF012 (msgspec copies it)
-    """Fields by dotted name and the values they take, for `foundry train --matrix`: one run for every combination."""
+    """Fields by dotted name and the values they take, for `foundry train --matrix`: one run for every combination. A
+    value of `dataset_manipulation` may be `none`, one step, a list of steps, or `{condition: [step, ...]}`."""

@@ -119,11 +119,13 @@ class DataProcessor:
             WorkerError: A worker process was killed.
         """
         progress = progress or _no_progress
+        self.check_tokenizer_source()
         remove_trash(self.prepared_dir)
         if self._tokenized is not None:
             return self._from_tokenized(self._tokenized, progress, force=force)
         corpus, ablated, test = self._splits(progress, force=force)
         made = make_tokenizer(ablated.split, self.prepared_dir, self._tokenizer_stage(), progress, force=force)
+        _check_vocabulary(self.config, made.tokenizer)
         train = self._store("train", ablated.split, made.tokenizer)
         train_store = make_store(train, progress, part=part, force=force)
         if not len(train_store) and part is None:
@@ -138,6 +140,18 @@ class DataProcessor:
         return PreparedData(
             train_store, test_store, *made, identity, made.tokenizer.fingerprint, ablated.receipts, report
         )
+
+    def check_tokenizer_source(self) -> None:
+        """Refuse a `tokenizer.source` that the model is not built for, before any text is read.
+
+        One that is not there is left to `preprocess`.
+
+        Raises:
+            DataError: It cannot be read, or its size is not `tokenizer.vocab_size`.
+        """
+        source = self.config.tokenizer.source
+        if source is not None and self._paths.resolve(source).exists():
+            _check_vocabulary(self.config, load_tokenizer(self._paths.resolve(source)))
 
     def merge(self, progress: Progress | None = None) -> PreparedData:
         """Join the parts that `preprocess(part=...)` made, and prepare the rest.
@@ -265,7 +279,8 @@ class DataProcessor:
         progress("reading", 0, None)
         corpus = self._corpus(data.source_corpus)
         fraction = 0.0 if data.test_corpus else data.test_fraction
-        train, test = split_corpus(corpus, fraction=fraction, seed=config.random_seed)
+        # a seed that decides nothing is left out of the fingerprint, so that runs of several seeds share the stage
+        train, test = split_corpus(corpus, fraction=fraction, seed=config.random_seed if fraction else 0)
         if data.test_corpus:
             test, _ = split_corpus(self._corpus(data.test_corpus), fraction=0.0, seed=0)
         ablation = Ablation(
@@ -308,7 +323,7 @@ class DataProcessor:
         tokenizer, data = self.config.tokenizer, self.config.data
         same = {name: getattr(tokenizer, name) for name in TrainingSettings.__struct_fields__ if name != "seed"}
         return TokenizerStage(
-            TrainingSettings(**same, seed=self.config.random_seed),
+            TrainingSettings(**same, seed=self.config.random_seed if tokenizer.max_training_sentences else 0),
             folder=self._paths.resolve(tokenizer.output_dir) if tokenizer.output_dir else None,
             source=self._paths.resolve(tokenizer.source) if tokenizer.source else None,
             add_bos=data.add_bos,
@@ -324,6 +339,7 @@ class DataProcessor:
                 "tokenizer.source"
             )
         made = MadeTokenizer(load_tokenizer(self._paths.resolve(place)), self._paths.resolve(place))
+        _check_vocabulary(self.config, made.tokenizer)
         stores = [
             None if folder is None else self._store_of_ids(name, folder, made.tokenizer, progress, force=force)
             for name, folder in zip(splits._fields, splits, strict=True)
@@ -350,6 +366,17 @@ class DataProcessor:
             source=identity,
             replace=force,
             progress=lambda done: progress(f"copying {name}", done, None),
+        )
+
+
+def _check_vocabulary(config: ExperimentConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer that is not the one the model is built for."""
+    size, wanted = tokenizer.vocab_size, config.tokenizer.vocab_size
+    if size != wanted:
+        place = f" {config.tokenizer.source!r}" if config.tokenizer.source is not None else ""
+        raise DataError(
+            f"the tokenizer{place} has {size:,} entries, but the config says tokenizer.vocab_size: {wanted:,}; set it "
+            f"to {size}"
         )
 
 

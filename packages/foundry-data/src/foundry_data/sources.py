@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 
 import msgspec
 
-from foundry_config.errors import DataError
+from foundry_config.errors import DataError, MissingCorpusError
 from foundry_config.lookup import did_you_mean
 from foundry_data.documents import ReadReport, escaped
 from foundry_data.fs import sha256_file
@@ -83,7 +83,8 @@ def find_files(
         report: Receives `ignored_files`.
 
     Raises:
-        DataError: Nothing there, nothing readable, or no permission; names the path and what to do.
+        MissingCorpusError: Nothing there, or a glob that matches nothing.
+        DataError: Nothing readable, or no permission; names the path and what to do.
     """
     excluded = {path.resolve() for path in exclude}
     base, paths = _candidates(Path(source), excluded)
@@ -99,7 +100,8 @@ def find_files(
             found.append(file)
     report.ignored_files = dict(sorted(ignored.items()))
     if not found:
-        raise DataError(_nothing_readable(source, report, suffixes))
+        is_there = os.path.lexists(source) or report.ignored_files
+        raise (DataError if is_there else MissingCorpusError)(_nothing_readable(source, report, suffixes))
     return found
 
 
@@ -164,7 +166,9 @@ def _candidates(source: Path, excluded: set[Path]) -> tuple[Path, Iterable[Path]
         raise DataError(f"{shown} is {_kind(mode)}, not a regular file; copy its content to a file and name that")
     if glob.has_magic(str(source)):
         return _fixed_parent(source), _matches(source, excluded)
-    raise DataError(f"there is no {shown}.{_hint(source)} Name a file, a folder, a glob, or 'builtin:python-docs'")
+    raise MissingCorpusError(
+        f"there is no {shown}.{_hint(source)} Name a file, a folder, a glob, or 'builtin:python-docs'"
+    )
 
 
 def _matches(pattern: Path, excluded: set[Path]) -> list[Path]:

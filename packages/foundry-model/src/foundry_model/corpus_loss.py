@@ -6,18 +6,27 @@ the start token on, and a long one through a sliding window (`windows`): every t
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch import nn
 
+from foundry_config.errors import DataError
 from foundry_model.scoring import score_spans
 from foundry_model.scoring_model import ScoringModel, open_for_scoring
 from foundry_model.scoring_tokenizer import ScoringTokenizer, check_vocabulary, encode_texts, start_token
 from foundry_model.windows import Windowing
 
 CHARACTERS_AT_ONCE = 2**20
+
+
+class PlacedText(NamedTuple):
+    """A document, and what a message calls it."""
+
+    text: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class CorpusScore:
     """Bytes of the text in UTF-8, where known."""
     words: int | None = None
     """Whitespace-separated words, where known."""
+    unknown: int = 0
+    """How many of the tokens are the unknown one, which stands for any text that the vocabulary cannot spell."""
 
     @property
     def loss(self) -> float:
@@ -64,11 +75,12 @@ class CorpusScore:
 def score_corpus(
     model: nn.Module | ScoringModel,
     tokenizer: ScoringTokenizer,
-    documents: Iterable[str],
+    documents: Iterable[str | PlacedText],
     *,
     window: int | None = None,
     stride: int | None = None,
     start_id: int | None = None,
+    unknown: Literal["refuse", "score"] = "refuse",
     batch_tokens: int | None = None,
 ) -> CorpusScore:
     """Score a corpus in bounded memory (one document and about a million characters at a time).
@@ -76,14 +88,15 @@ def score_corpus(
     Args:
         model: A causal model, or one already opened.
         tokenizer: The model's own.
-        documents: Texts; those without a token add to the bytes only.
+        documents: Texts; those without a token add to the bytes only. A plain text is called by its number.
         window: Most tokens that the model sees at once. Default: its context. [tokens]
         stride: How far the window moves. Default: half of it. [tokens]
         start_id: Token that every document starts from. Default: BOS, or EOS if there is none. [token id]
+        unknown: `refuse` or `score` text that the tokenizer cannot spell.
         batch_tokens: Most tokens that the model reads at once. [tokens]
 
     Raises:
-        DataError: The tokenizer is not the model's.
+        DataError: The tokenizer is not the model's, or cannot spell a document; names the document and the word.
         ConfigError: A window or stride that does not fit the model.
         ValueError: There is nothing to score.
     """
@@ -96,14 +109,17 @@ def score_corpus(
                 window=window,
                 stride=stride,
                 start_id=start_id,
+                unknown=unknown,
                 batch_tokens=batch_tokens,
             )
     check_vocabulary(tokenizer, model.vocab_size, padded=True)
     windowing = Windowing(model.context, window=window, stride=stride)
     start = start_token(tokenizer) if start_id is None else start_id
-    nats, tokens, size, words = 0.0, 0, 0, 0
-    for group in _groups(documents):
+    nats, tokens, size, words, not_spelled = 0.0, 0, 0, 0, 0
+    for placed in _groups(documents):
+        group = [document.text for document in placed]
         texts = encode_texts(tokenizer, group)
+        not_spelled += _count_unknown(placed, texts, tokenizer, refuse=unknown == "refuse")
         spans = [span for ids in texts if ids for span in windowing.spans((start, *ids))]
         for score in score_spans(model, spans, batch_tokens=batch_tokens):
             nats -= float(np.sum(score.logprobs, dtype=np.float64))
@@ -112,15 +128,33 @@ def score_corpus(
         words += sum(len(text.split()) for text in group)
     if not tokens:
         raise ValueError("the corpus has no token to score")
-    return CorpusScore(nats, tokens, size, words)
+    return CorpusScore(nats, tokens, size, words, not_spelled)
 
 
-def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
-    group: list[str] = []
+def _count_unknown(
+    documents: Sequence[PlacedText], texts: Sequence[Sequence[int]], tokenizer: ScoringTokenizer, *, refuse: bool
+) -> int:
+    """Count the unknown tokens; if they are refused, raise for the first document that has one."""
+    unk_id = tokenizer.unk_id
+    counts = [0 if unk_id is None else ids.count(unk_id) for ids in texts]
+    if refuse and any(counts):
+        document = next(document for document, count in zip(documents, counts, strict=True) if count)
+        parts = dict.fromkeys([*document.text.split(), *document.text])  # a line break is in no word
+        part = next((part for part in parts if unk_id in encode_texts(tokenizer, [part])[0]), document.text[:40])
+        raise DataError(
+            f"{document.where}: the tokenizer cannot spell {part!r}, so the loss would say little; train the tokenizer "
+            "with byte_fallback, or ask for unknown 'score'"
+        )
+    return sum(counts)
+
+
+def _groups(documents: Iterable[str | PlacedText]) -> Iterator[list[PlacedText]]:
+    group: list[PlacedText] = []
     characters = 0
-    for text in documents:
-        group.append(text)
-        characters += len(text)
+    for number, document in enumerate(documents, 1):
+        placed = PlacedText(document, f"document {number:,}") if isinstance(document, str) else document
+        group.append(placed)
+        characters += len(placed.text)
         if characters >= CHARACTERS_AT_ONCE:
             yield group
             group, characters = [], 0

@@ -22,7 +22,7 @@ from foundry_model.blueprints import SpecialIds
 from foundry_model.cost import output_projection
 from foundry_model.cross_entropy import piece_rows
 from foundry_model.factory import assemble_model, create_model, with_layers
-from foundry_model.loss import token_loss
+from foundry_model.loss import token_logits
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,10 @@ def _kept_by_layers(
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", dtype=dtype, enabled=lowered),
         ):
-            token_loss(model, ids, ids)
+            logits: Tensor = token_logits(model, ids)
+        own.add(logits.untyped_storage()._cdata)
         total = sum(storage.nbytes() for key, storage in storages.items() if key not in own)
-    return total - batch * positions * vocab_size * _bytes_per_value(config)
+    return total + batch * positions * _LOSS_BYTES
 
 
 def _logits_bytes(config: ExperimentConfig, model: Any, batch: int, chunked: bool) -> int:
@@ -158,6 +159,9 @@ def _bytes_per_value(config: ExperimentConfig) -> int:
     return 2 if config.training.precision in ("bf16", "fp16") else 4
 
 
+# What the loss keeps of a token besides the logits: its target, and whether it counts. The loss itself is not run: it
+# takes the logits in pieces, thousands of them for a large batch.
+_LOSS_BYTES = 9
 # Optimizer -> bytes of state a parameter: (matrices inside the blocks, everything else).
 _STATE_BYTES = {"adamw": (8, 8), "muon": (4, 8), "sgd": (4, 4), "lion": (4, 4), "adafactor": (0, 0)}
 # The reference scans of these families run token by token; a short stretch is measured and extended.

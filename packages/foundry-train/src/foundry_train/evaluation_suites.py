@@ -19,7 +19,7 @@ import msgspec
 from foundry_config.errors import ConfigError, DataError
 from foundry_data import fs, read_documents
 from foundry_data.tokenizer import Tokenizer
-from foundry_model.corpus_loss import score_corpus
+from foundry_model.corpus_loss import PlacedText, score_corpus
 from foundry_model.minimal_pairs import MEASURES, ScoredPair, accuracies, score_pairs
 from foundry_model.pair_files import Method, find_pair_files, read_pair_file
 from foundry_model.scoring_model import ScoringModel
@@ -166,6 +166,7 @@ def _corpus_unit(source: str, suites: Suites) -> Unit:
         "stride": suites.stride,
         "text_documents": suites.text_documents,
         "text_field": suites.text_field,
+        "unknown": suites.unknown,
         "input": documents().fingerprint(),
     }
 
@@ -173,14 +174,15 @@ def _corpus_unit(source: str, suites: Suites) -> Unit:
         score = score_corpus(
             scorer,
             tokenizer,
-            (document.text for document in documents()),
+            (PlacedText(document.text, document.source) for document in documents()),
             window=suites.window,
             stride=suites.stride,
             start_id=start_id,
+            unknown=suites.unknown,
             batch_tokens=suites.batch_tokens,
         )
-        details = {"tokens": score.tokens, "bytes": score.bytes, "words": score.words, **_window(scorer, suites)}
-        return Computed(score.values(), details)
+        sizes = {"tokens": score.tokens, "bytes": score.bytes, "words": score.words, "unknown_tokens": score.unknown}
+        return Computed(score.values(), {**sizes, **_window(scorer, suites)})
 
     return Unit("corpus", Path(source).stem or source, settings, compute)
 

@@ -25,6 +25,7 @@ import msgspec
 
 from foundry_config import ExperimentConfig, ExperimentPaths, replace_fields
 from foundry_config.errors import ConfigError
+from foundry_config.manipulations import named_steps
 
 SEED = "random_seed"
 MANIPULATION = "dataset_manipulation"
@@ -118,14 +119,10 @@ def read_value(path: str, raw: Any) -> Value:
 
 
 def _read_manipulation(raw: Any) -> Value:
-    if raw is None or raw == "none":
-        return Value("none", [])
-    if isinstance(raw, Mapping) and len(raw) == 1:
-        name, steps = next(iter(raw.items()))
-        if isinstance(steps, Sequence) and not isinstance(steps, str) and name != "command":
-            return Value(_safe(name), list(steps))
-    steps = list(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else [raw]
-    return Value(_safe("+".join(map(_step_name, steps))) if steps else "none", steps)
+    name, steps = named_steps(raw)
+    if name is None:
+        name = "+".join(map(_step_name, steps)) if steps else "none"
+    return Value(_safe(name), steps)
 
 
 def _values(path: str, values: Sequence[Any]) -> list[Value]:
@@ -146,6 +143,7 @@ def _cell(config: ExperimentConfig, index: int, chosen: Mapping[str, Value]) -> 
     condition = _short("_".join(value.name for path, value in chosen.items() if path != SEED))
     values = {path: value.value for path, value in chosen.items()}
     changes = {
+        **({"data.replacement_corpus": None} if values.get(MANIPULATION) == [] else {}),  # nothing to top up
         **values,
         "matrix": {},
         "training.output_dir": str(Path(config.training.output_dir) / name),

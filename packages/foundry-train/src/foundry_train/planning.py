@@ -2,12 +2,11 @@
 
 import logging
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from foundry_config import CorpusCounts, ExperimentConfig, TrainingPlan, plan_training
-from foundry_config.errors import DataError
 from foundry_data import fs
 from foundry_data.packing import Rows
 from foundry_data.torch_loader import BatchStream
@@ -78,19 +77,6 @@ def write_plan(run: RunDirectory, plan: TrainingPlan) -> None:
         fs.write_atomic(path, msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
     except OSError as error:
         raise storage_error(error, path) from error
-
-
-def check_tokenizer(config: ExperimentConfig, tokenizer: Any) -> None:
-    """Refuse a tokenizer that is not the one the model is built for.
-
-    Raises:
-        DataError: The sizes of the vocabularies differ.
-    """
-    if tokenizer.vocab_size != config.tokenizer.vocab_size:
-        raise DataError(
-            f"the tokenizer has {tokenizer.vocab_size:,} entries, but the config says tokenizer.vocab_size: "
-            f"{config.tokenizer.vocab_size:,}; set it to {tokenizer.vocab_size}"
-        )
 
 
 def describe_plan(plan: TrainingPlan) -> str:

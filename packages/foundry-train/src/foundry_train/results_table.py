@@ -15,7 +15,7 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -203,7 +203,12 @@ def _sum(left: Count, right: Count) -> Count:
 
 def _differences(left: ExperimentConfig, right: ExperimentConfig) -> list[str]:
     changes = [change for change in diff_configs(left, right) if change.field_class == "identity"]
-    return [f"{change.path}={change.new}" for change in changes]
+    return [f"{change.path}={_plain(change.new)}" for change in changes]
+
+
+def _plain(value: Any) -> str:
+    """A value as a config would write it: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _csv_bytes(rows: Sequence[TableRow]) -> bytes:

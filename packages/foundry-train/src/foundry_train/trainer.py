@@ -30,7 +30,7 @@ from foundry_train.loop import LoopEnd, TrainingLoop, stop_request
 from foundry_train.loop_assembly import assemble_loop
 from foundry_train.manifest import ParentLink
 from foundry_train.memory import is_out_of_memory
-from foundry_train.planning import BatchSource, check_tokenizer, describe_plan, make_plan, write_plan
+from foundry_train.planning import BatchSource, describe_plan, make_plan, write_plan
 from foundry_train.process_setup import describe_batch, set_up_process
 from foundry_train.progress import PlainReporter, Reporter, Reporters
 from foundry_train.resuming import Beginning, begin, begin_fork, fork_source, has_own_full, parent_link
@@ -205,7 +205,6 @@ class Trainer:
         prepared = session.signals.run_in_thread(lambda: processor.preprocess(progress=self.reporter.progress))
         if session.world.is_main:
             session.world.barrier()
-        check_tokenizer(self.config, prepared.tokenizer)
         return prepared
 
     def _bind(self, session: Session, prepared: PreparedData) -> None:

@@ -135,9 +135,11 @@ def _show(report: "EvaluationReport", rows: "list[TableRow]", table: Path | None
     cells = [[row.run, _number(row.step), _number(row.words), row.suite, row.item, f"{row.value:.4f}"] for row in rows]
     say_table(COLUMNS, cells[:LINES_SHOWN], left=LEFT)
     if len(cells) > LINES_SHOWN:
-        say(f"  ... and {count(len(cells) - LINES_SHOWN)} more; --table results.csv or --json has them all")
+        whole = f"{table} has them all" if table is not None else "--table results.csv or --json has them all"
+        say(f"  ... and {count(len(cells) - LINES_SHOWN)} more; {whole}")
     kept = sum(not item.computed for item in report.evaluated)
-    say(f"{count(len(report.evaluated))} results, {count(kept)} of them from before")
+    results = len(report.evaluated)
+    say(f"{count(results)} result{'s' if results != 1 else ''}, {count(kept)} from before")
     for folder in sorted({str(item.folder.parent.parent) for item in report.evaluated}):
         say(f"  {folder}/*")
     if table is not None:

@@ -5,16 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foundry_cli.console import say, say_facts, say_json, say_table
-from foundry_cli.figures import count, scaled, size
+from foundry_cli.figures import count, scaled
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, SetOption
+from foundry_cli.plan_rows import COLUMNS, LEFT, batch_row, model_row, schedule_rows, sum_of
 
 if TYPE_CHECKING:
     from foundry_cli.experiments import Experiment
-    from foundry_config import CorpusCounts, ExperimentConfig, TrainingPlan
-
-COLUMNS = ("step", "label", "epoch", "tokens", "words", "why")
-LEFT = ("label", "why")
-LINES_SHOWN = 40  # longer schedules are cut in the middle; --json has them whole
+    from foundry_config import CorpusCounts, ExperimentConfig
 
 PrepareOption = Annotated[
     bool,
@@ -31,23 +28,35 @@ def plan(
 ) -> None:
     """Show what CONFIG adds up to: steps, parameters, operations, memory, disk, and every scheduled checkpoint.
 
-    Nothing is written unless --prepare is given; without it, the size of the corpus is estimated.
+    Nothing is written unless --prepare is given; without it, the size of the corpus is estimated. Where the corpus is
+    not there yet, only what does not depend on it is shown.
     """
-    from foundry_cli.experiments import load_experiment
+    from foundry_cli.experiments import check_tokenizer_source, load_experiment
 
     experiment = load_experiment(config, overrides=set_, base_dir=base_dir)
+    check_tokenizer_source(experiment)
     facts = plan_facts(experiment, prepare=prepare)
     if json:
         say_json(facts)
+    elif facts["missing_corpus"] is not None:
+        from foundry_cli.corpus_free_plan import show_plan_without_corpus
+
+        show_plan_without_corpus(experiment.config, facts)
     else:
         _show(experiment.config, facts)
 
 
 def plan_facts(experiment: "Experiment", *, prepare: bool) -> dict[str, Any]:
-    """Return the plan of an experiment as plain data."""
+    """Return the plan of an experiment as plain data; without a corpus, what depends on it is None."""
     from foundry_config import plan_training
+    from foundry_config.errors import MissingCorpusError
 
-    corpus, counts = _prepared_corpus(experiment) if prepare else _estimated_corpus(experiment)
+    try:
+        corpus, counts = _prepared_corpus(experiment) if prepare else _estimated_corpus(experiment)
+    except MissingCorpusError as error:
+        if prepare:
+            raise
+        return _facts_without_corpus(experiment.config, str(error))
     plan = plan_training(experiment.config, counts)
     words_after = counts.words_after or (lambda n: counts.words * n // counts.sequences)
     milestones = [
@@ -73,8 +82,38 @@ def plan_facts(experiment: "Experiment", *, prepare: bool) -> dict[str, Any]:
         "tokens_per_step": plan.tokens_per_step,
         "tokens": plan.tokens_after(plan.total_steps),
         "words": words_after(plan.sequences_after(plan.total_steps)),
-        **_model_facts(experiment.config, plan),
+        **_model_facts(experiment.config, tokens=plan.tokens_after(plan.total_steps), checkpoints=len(milestones)),
         "checkpoints": milestones,
+        "missing_corpus": None,
+        "unplanned_checkpoints": [],
+    }
+
+
+def _facts_without_corpus(config: "ExperimentConfig", reason: str) -> dict[str, Any]:
+    from foundry_config.corpus_free_plan import plan_without_corpus
+
+    plan = plan_without_corpus(config)
+    blank = {"epoch": None, "tokens": None, "words": None}
+    milestones = [
+        {"step": item.step, "label": item.label, **blank, "reasons": list(item.reasons)} for item in plan.checkpoints
+    ]
+    whole = plan.total_steps is not None and not plan.unplanned
+    return {
+        "experiment_name": config.experiment_name,
+        "estimated": True,
+        "corpus": None,
+        "steps_per_epoch": None,
+        "total_steps": plan.total_steps,
+        "epochs": config.training.epochs if plan.total_steps is None else None,
+        "warmup_steps": plan.warmup_steps,
+        "global_batch": plan.global_batch,
+        "tokens_per_step": plan.tokens_per_step,
+        "tokens": plan.tokens,
+        "words": plan.words,
+        **_model_facts(config, tokens=plan.tokens, checkpoints=len(milestones) if whole else None),
+        "checkpoints": milestones,
+        "missing_corpus": reason,
+        "unplanned_checkpoints": list(plan.unplanned),
     }
 
 
@@ -116,8 +155,8 @@ def _estimated_corpus(experiment: "Experiment") -> "tuple[dict[str, Any], Corpus
     return {**found._asdict(), "sequences": sequences}, CorpusCounts(sequences, found.tokens, found.words)
 
 
-def _model_facts(config: "ExperimentConfig", plan: "TrainingPlan") -> dict[str, Any]:
-    """Return parameters, operations, memory and disk, from shapes alone."""
+def _model_facts(config: "ExperimentConfig", *, tokens: int | None, checkpoints: int | None) -> dict[str, Any]:
+    """Return parameters, operations, memory and disk, from shapes alone; None where tokens or checkpoints are."""
     from dataclasses import asdict
 
     from foundry_model import count_parameters, create_model, flops_per_token
@@ -132,19 +171,19 @@ def _model_facts(config: "ExperimentConfig", plan: "TrainingPlan") -> dict[str, 
     return {
         "parameters": asdict(count_parameters(model)),
         "flops_per_token": per_token,
-        "flops": per_token * plan.tokens_after(plan.total_steps),
+        "flops": None if tokens is None else per_token * tokens,
         "memory_bytes": asdict(memory),
         "disk_bytes": {
-            "milestones": len(plan.checkpoints) * milestone,
+            "milestones": None if checkpoints is None else checkpoints * milestone,
             "rolling": kept_full * full,
-            "total": len(plan.checkpoints) * milestone + kept_full * full,
+            "total": None if checkpoints is None else checkpoints * milestone + kept_full * full,
         },
     }
 
 
 def _show(config: "ExperimentConfig", facts: dict[str, Any]) -> None:
     about = "about " if facts["estimated"] else ""
-    corpus, parameters, memory, disk = (facts[name] for name in ("corpus", "parameters", "memory_bytes", "disk_bytes"))
+    corpus = facts["corpus"]
     data, training = config.data, config.training
     rows = [
         (
@@ -152,54 +191,22 @@ def _show(config: "ExperimentConfig", facts: dict[str, Any]) -> None:
             f"{about}{count(corpus['documents'])} documents, {count(corpus['words'])} words, "
             f"{count(corpus['tokens'])} tokens, {count(corpus['sequences'])} sequences in {data.source_corpus}",
         ),
-        (
-            "batch",
-            f"{count(data.batch_size)} sequences x {count(data.max_sequence_length)} tokens x "
-            f"{training.gradient_accumulation_steps} accumulation = {count(facts['tokens_per_step'])} tokens per step",
-        ),
+        batch_row(config, facts),
         (
             "steps",
             f"{count(facts['total_steps'])}, {about}{facts['epochs']:.3g} epochs of {count(facts['steps_per_epoch'])}; "
             f"{count(facts['warmup_steps'])} of them warm-up, {training.lr_schedule} from {training.learning_rate:g}",
         ),
         ("sees", f"{about}{count(facts['tokens'])} tokens, {count(facts['words'])} words"),
-        (
-            "model",
-            f"{config.model.architecture}, {count(parameters['total'])} parameters "
-            f"({count(parameters['non_embedding'])} without embeddings)",
-        ),
+        model_row(config, facts),
         ("compute", f"{scaled(facts['flops_per_token'])}FLOP per token, {scaled(facts['flops'])}FLOP in all"),
-        ("memory", _sum_of(memory)),
-        ("disk", _sum_of(disk)),
+        ("memory", sum_of(facts["memory_bytes"])),
+        ("disk", sum_of(facts["disk_bytes"])),
     ]
     say_facts(f"{config.experiment_name}: {count(facts['total_steps'])} steps", rows)
     say()
     say(f"{count(len(facts['checkpoints']))} scheduled checkpoints ({training.milestones})")
-    say_table(COLUMNS, _schedule_rows(facts["checkpoints"]), left=LEFT)
+    say_table(COLUMNS, schedule_rows(facts["checkpoints"]), left=LEFT)
     if facts["estimated"]:
         say()
         say("The size of the corpus is an estimate; --prepare makes the data, and every number exact.")
-
-
-def _sum_of(parts: dict[str, int]) -> str:
-    summands = " + ".join(f"{name} {size(value)}" for name, value in parts.items() if name != "total")
-    return f"about {size(parts['total'])}: {summands}"
-
-
-def _schedule_rows(checkpoints: list[dict[str, Any]]) -> list[list[str]]:
-    rows = [
-        [
-            count(item["step"]),
-            item["label"] or "",
-            str(item["epoch"]),
-            scaled(item["tokens"]),
-            scaled(item["words"]),
-            ", ".join(item["reasons"]),
-        ]
-        for item in checkpoints
-    ]
-    if len(rows) <= LINES_SHOWN:
-        return rows
-    half = LINES_SHOWN // 2
-    cut = [f"... {len(rows) - 2 * half} more", "", "", "", "", ""]
-    return [*rows[:half], cut, *rows[-half:]]

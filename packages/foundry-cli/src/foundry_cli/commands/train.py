@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foundry_cli.console import note, say, say_json, say_table
+from foundry_cli.console import note, say_json, say_table
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, SetOption
 
 if TYPE_CHECKING:
@@ -112,7 +112,11 @@ def train_one(experiment: "Experiment", *, as_json: bool, **options: Any) -> int
 
 
 def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None, as_json: bool, **options: Any) -> int:
-    """Train the cells of a matrix that are not done; stops at the first that ends early, and returns its exit code."""
+    """Train the cells of a matrix that are not done; stops at the first that ends early, and returns its exit code.
+
+    As JSON it is one list, of the runs that were trained now.
+    """
+    from foundry_cli.summary import say_matrix, say_outcome, summary_json
     from foundry_config import ConfigError
     from foundry_train.matrix import cell_state, expand_matrix, pending_cells, pick_cell
 
@@ -129,15 +133,27 @@ def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None
                 ("index", "run", "state"), [(str(c.index), c.name, state) for c, state in rows], left=("run", "state")
             )
         return 0
-    cells = pending_cells(config, base_dir) if index is None else [pick_cell(config, index)]
+    if index is not None:
+        cell = pick_cell(config, index)
+        note(cell.name)
+        return train_one(experiment._replace(config=cell.config), as_json=as_json, **options)
+    cells = pending_cells(config, base_dir)
+    first_rank = os.environ.get("RANK", "0") == "0"
+    summaries: list[TrainingSummary] = []
     for number, cell in enumerate(cells, 1):
         note(f"{cell.name} ({number} of {len(cells)})")
-        code = train_one(experiment._replace(config=cell.config), as_json=as_json, **options)
-        if code:
-            return code
-    if not cells:
-        say(f"{experiment.source}: every run of the matrix is done")
-    return 0
+        summary = run_training(experiment._replace(config=cell.config), **options)
+        summaries.append(summary)
+        if first_rank and not as_json:
+            say_outcome(summary)
+        if summary.exit_code:
+            break
+    if first_rank and as_json:
+        say_json([summary_json(summary) for summary in summaries])
+    elif first_rank:
+        states = [cell_state(cell, base_dir) for cell in expand_matrix(config)]
+        say_matrix(states, experiment.source, experiment.paths.run)
+    return summaries[-1].exit_code if summaries else 0
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, S
 
 def validate(config: ConfigArgument = DEFAULT_CONFIG, set_: SetOption = [], base_dir: BaseDirOption = None) -> None:  # noqa: B006 (typer copies it)
     """Check a config file, reporting every problem at once with its line; nothing is run or written."""
-    from foundry_cli.experiments import load_experiment
+    from foundry_cli.experiments import check_tokenizer_source, load_experiment
 
     experiment = load_experiment(config, overrides=set_, base_dir=base_dir)
+    check_tokenizer_source(experiment)
     say(f"{config}: valid, experiment {experiment.config.experiment_name!r}")
     say(f"`foundry plan {config}` shows what it adds up to")

@@ -6,13 +6,18 @@
 """
 
 import csv
+import hashlib
 import io
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 SMALLEST_SPAN = 1e-290  # below this a step of the axis has no logarithm any more
+NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
+LONGEST_NAME = 120
 MOST_POINTS = 1500  # of one series; more cannot be told apart at any width of a page
 
 
@@ -39,6 +44,27 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     log_y: bool = False
     markers: bool = False
     note: str = ""
+
+
+def plain_names(parts: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return a name of letters, digits, `-`, `_` and `.` for every chart, fit for files and never one for two.
+
+    A name follows from its own parts alone, unless others would be called the same (on a file system that does not
+    tell a from A): those get a part of their digest.
+
+    >>> plain_names([("minimal_pairs", "field=syntax", "step"), ("a b", "x"), ("a", "b", "x")])
+    ['minimal_pairs-field-syntax-step', 'a-b-x-77632f', 'a-b-x-ab8e8d']
+    """
+    names = ["-".join(filter(None, (NOT_PLAIN.sub("-", part).strip("-") for part in entry))) for entry in parts]
+    common = Counter(name.lower() for name in names)
+    return [
+        name if common[name.lower()] == 1 and 0 < len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 7]}-{digest}"
+        for name, digest in zip(names, map(_digest, parts), strict=True)
+    ]
+
+
+def _digest(parts: tuple[str, ...]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:6]
 
 
 def thin(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
@@ -80,11 +106,13 @@ def linear_ticks(low: float, high: float, target: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return powers of ten inside [low, high], or 1-2-5 steps where there would be fewer than three.
+    """Return powers of ten inside [low, high], or finer steps where there would be fewer than three.
 
-    >>> log_ticks(1, 1000)
-    [1.0, 10.0, 100.0, 1000.0]
+    >>> log_ticks(1, 1000), log_ticks(30, 350), log_ticks(150, 350), log_ticks(350, 350)
+    ([1.0, 10.0, 100.0, 1000.0], [50.0, 100.0, 200.0], [150.0, 200.0, 250.0, 300.0, 350.0], [350])
     """
+    if low == high:
+        return [low]
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     decades = [10.0**power for power in range(first, last + 1)]
     inside = [tick for tick in decades if low <= tick <= high]
@@ -92,7 +120,24 @@ def log_ticks(low: float, high: float) -> list[float]:
         stride = math.ceil(len(inside) / 7)
         return inside[::stride]
     fine = [factor * decade for decade in decades for factor in (1, 2, 5)]
-    return [tick for tick in fine if low * 0.999 <= tick <= high * 1.001] or [low, high]
+    even = linear_ticks(low, high)
+    for ticks in (fine, even):
+        inside = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+        if len(inside) >= 2:
+            return inside
+    return [low, high]
+
+
+def zero_place(chart: Chart) -> float:
+    """Return where zero stands on a logarithmic axis: half of the smallest positive value, as its left end."""
+    least = min((x for series in chart.series for x in series.xs if x > 0), default=2.0)
+    return least / 2 or least  # half of the least of all floats is zero, which has no logarithm
+
+
+def positive_ticks(values: Iterable[float]) -> list[float]:
+    """Return the ticks of a logarithmic axis for those of its values that have a logarithm."""
+    positive = [value for value in values if value > 0]
+    return log_ticks(min(positive), max(positive)) if positive else []
 
 
 def compact(value: float) -> str:

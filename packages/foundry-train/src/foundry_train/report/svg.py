@@ -7,10 +7,11 @@ import html
 import math
 from collections.abc import Callable, Sequence
 
-from foundry_train.report.charts import Chart, Series, compact, linear_ticks, log_ticks
+from foundry_train.report.charts import Chart, Series, compact, linear_ticks, positive_ticks, zero_place
 
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 14, 34, 46
+CHARACTER = 7.5  # width of a digit at 12 pixels, or a little less
 # Eight hues that stay apart for the common forms of colour blindness, on white and on near-black.
 COLORS = ("#2f6fde", "#d9480f", "#2b8a3e", "#9c36b5", "#b08900", "#0c8599", "#c2255c", "#6b7280")
 
@@ -26,12 +27,13 @@ def chart_svg(chart: Chart) -> str:
         return _frame(chart, [f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle" class="t">no data</text>'])
     ys = [y for _, _, py in points for y in py]
     ys += [v for s in chart.series for band in (s.low, s.high) if band for v in band if not chart.log_y or v > 0]
-    x_ticks, y_ticks = _ticks(xs, log=chart.log_x), _ticks(ys, log=chart.log_y)
+    x_ticks = _x_ticks(chart, xs, zero)
+    y_ticks = _ticks(ys, log=chart.log_y)
     x_ends = (min(xs), max(xs)) if chart.log_x else (min(min(xs), x_ticks[0]), max(xs))
     y_ends = (min(ys), max(ys)) if chart.log_y else (min(min(ys), y_ticks[0]), max(max(ys), y_ticks[-1]))
     sx = _scale(*x_ends, LEFT, WIDTH - RIGHT, log=chart.log_x)
     sy = _scale(*y_ends, HEIGHT - BOTTOM, TOP, log=chart.log_y)
-    body = _grid([tick for tick in x_ticks if not chart.log_x or tick > zero * 1.5], y_ticks, sx, sy)
+    body = _grid(x_ticks, y_ticks, sx, sy)
     if chart.log_x and zero in xs:
         body.append(f'<text x="{sx(zero)}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle" class="t">0</text>')
     for index, (series, px, py) in enumerate(points):
@@ -39,12 +41,6 @@ def chart_svg(chart: Chart) -> str:
         body += _band(chart, series, zero, sx, sy, color)
         body += _line(chart, series, px, py, sx, sy, color)
     return _frame(chart, body)
-
-
-def zero_place(chart: Chart) -> float:
-    """Return where zero stands on a logarithmic axis: half of the smallest positive value, as its left end."""
-    least = min((x for series in chart.series for x in series.xs if x > 0), default=2.0)
-    return least / 2 or least  # half of the least of all floats is zero, which has no logarithm
 
 
 def _drawable(chart: Chart, series: Series, zero: float) -> tuple[list[float], list[float]]:
@@ -56,9 +52,17 @@ def _drawable(chart: Chart, series: Series, zero: float) -> tuple[list[float], l
     return [x for x, _ in kept], [y for _, y in kept]
 
 
+def _x_ticks(chart: Chart, xs: Sequence[float], zero: float) -> list[float]:
+    """Ticks of the horizontal axis, which counts steps, tokens or words: none between two whole numbers."""
+    if chart.log_x:
+        return positive_ticks(x for x in xs if x != zero)
+    ticks = linear_ticks(min(xs), max(xs))
+    whole = [tick for tick in ticks if tick.is_integer()]
+    return whole if len(whole) >= 2 else ticks
+
+
 def _ticks(values: Sequence[float], *, log: bool) -> list[float]:
-    low, high = min(values), max(values)
-    return log_ticks(low, high) if log else linear_ticks(low, high)
+    return positive_ticks(values) if log else linear_ticks(min(values), max(values))
 
 
 def _scale(low: float, high: float, start: float, end: float, *, log: bool) -> Scale:
@@ -89,9 +93,9 @@ def _grid(x_ticks: Sequence[float], y_ticks: Sequence[float], sx: Scale, sy: Sca
         x = sx(tick)
         if LEFT - 1 <= x <= WIDTH - RIGHT + 1:
             parts.append(f'<line x1="{x}" x2="{x}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 4}" class="a"/>')
-            parts.append(
-                f'<text x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle" class="t">{compact(tick)}</text>'
-            )
+            label = compact(tick)
+            inside = min(x, WIDTH - CHARACTER / 2 * len(label) - 1)  # the last one may be wider than the margin
+            parts.append(f'<text x="{inside}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle" class="t">{label}</text>')
     parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}" class="a"/>')
     return parts
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from foundry_config import config_from_dict
-from foundry_train.report.charts import Chart, Series, finite, thin
+from foundry_train.report.charts import Chart, Series, finite, plain_names, thin
 from foundry_train.report.run_data import RunData, number
 from foundry_train.results_table import condition_names, evaluated_values
 
@@ -86,11 +86,13 @@ def evaluation_charts(runs: Sequence[RunData], table: Sequence[Measurement]) -> 
         groups[row.suite, row.item].append(row)
     conditions = _conditions(runs)
     charts: list[Chart] = []
+    places = [(suite, item, axis) for suite, item in groups for axis in AXES]
+    names = dict(zip(places, plain_names(places), strict=True))
     for (suite, item), rows in groups.items():
         for axis in AXES:
             series = _condition_series(conditions, rows, axis)
             if any(s.xs for s in series):
-                key = f"{suite}-{item}-{axis}".replace("/", "-").replace(" ", "-")
+                key = names[suite, item, axis]
                 title = f"{item.replace('_', ' ')} ({suite})"
                 charts.append(Chart(key=key, title=title, x=axis, y=item, series=series, log_x=True, markers=True))
     return charts
