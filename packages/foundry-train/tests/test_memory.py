@@ -1,6 +1,7 @@
 """Memory settings, numbers and errors."""
 
 import logging
+import mmap
 import os
 
 import pytest
@@ -45,12 +46,13 @@ def test_cpu_allocator_is_left_alone_where_there_is_no_glibc(monkeypatch):
 
 
 def test_memory_use_on_a_cpu_is_the_resident_size():
-    before = memory_use(torch.device("cpu"))
-    block = torch.ones(64 * 2**20 // 4)
-    after = memory_use(torch.device("cpu"))
+    with mmap.mmap(-1, 64 * 2**20) as pages:  # the allocator would give out pages that are resident already
+        before = memory_use(torch.device("cpu"))
+        pages.write(b"x" * len(pages))
+        after = memory_use(torch.device("cpu"))
 
-    assert 48 * 2**20 < after.used - before.used < 128 * 2**20
-    assert after.peak >= after.used and block.sum() > 0
+    assert 48 * 2**20 < after.used - before.used < 160 * 2**20
+    assert after.peak >= after.used
 
 
 def test_memory_use_on_cuda_reads_the_counters_of_the_allocator(monkeypatch):

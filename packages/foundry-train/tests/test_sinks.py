@@ -219,8 +219,10 @@ def test_wandb_offline_writes_every_step_under_one_run_id_across_resumes(tmp_pat
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_API_KEY", "c" * 40)
     monkeypatch.setenv("WANDB_SILENT", "true")
-    for first, last in ((1, 4), (3, 6)):  # the second start repeats step 3, as after a crash
-        sinks = open_sinks(LoggingConfig(use_wandb=True), sink_run(tmp_path, step=first - 1))
+    folders = [tmp_path / "one", tmp_path / "other"]  # W&B tells offline starts apart by the second alone
+    for folder, first, last in zip(folders, (1, 3), (4, 6)):  # the second start repeats step 3, as after a crash
+        folder.mkdir()
+        sinks = open_sinks(LoggingConfig(use_wandb=True), sink_run(folder, step=first - 1))
         for step in range(first, last):
             sinks[0].write(STEP | {"step": step, "loss": float(step)})
         sinks[0].write(EVALUATION)
@@ -228,7 +230,7 @@ def test_wandb_offline_writes_every_step_under_one_run_id_across_resumes(tmp_pat
         close_sinks(sinks)
         assert sinks[0].failure is None
 
-    rows = read_wandb_history(tmp_path)
+    rows = [row for folder in folders for row in read_wandb_history(folder)]
 
     assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 3, 4, 5]
     assert [row["train/loss"] for row in rows if "train/loss" in row] == [1.0, 2.0, 3.0, 3.0, 4.0, 5.0]
