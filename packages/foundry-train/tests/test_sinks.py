@@ -216,7 +216,7 @@ def read_wandb_history(folder) -> list[dict]:
 
 @pytest.mark.slow
 def test_wandb_offline_writes_every_step_under_one_run_id_across_resumes(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_API_KEY", "c" * 40)
     monkeypatch.setenv("WANDB_SILENT", "true")
     folders = [tmp_path / "one", tmp_path / "other"]  # W&B tells offline starts apart by the second alone
@@ -229,6 +229,8 @@ def test_wandb_offline_writes_every_step_under_one_run_id_across_resumes(tmp_pat
         sinks[0].write(SAMPLE)
         close_sinks(sinks)
         assert sinks[0].failure is None
+
+    wandb.teardown()  # its own process, which writes the files, has then come to its end
 
     rows = [row for folder in folders for row in read_wandb_history(folder)]
 
