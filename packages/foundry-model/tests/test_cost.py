@@ -22,7 +22,10 @@ def test_the_formula_gives_exactly_what_pytorch_counts(tiny_config, name):
     with FlopCounterMode(display=False) as counter:
         token_loss(model, ids, ids)[0].backward()
 
-    assert flops_per_token(model, 32) == counter.get_total_flops() / 64
+    # some versions of transformers make the angles of the positions by a matrix product, once for a whole batch
+    angles = {name: flops for name, flops in counter.get_flop_counts().items() if name.endswith("rotary_emb")}
+    counted = counter.get_total_flops() - sum(sum(flops.values()) for flops in angles.values())
+    assert flops_per_token(model, 32) == counted / 64
     assert flops_per_token(config, 32) == flops_per_token(model, 32)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from foundry_model.evaluation import evaluate_minimal_pairs, evaluate_sequences
+from foundry_model.loss import token_loss
 
 
 def batch(rows, labels):
@@ -24,6 +25,26 @@ def test_the_loss_is_the_mean_over_all_targets_whatever_the_batches(bigram):
     assert (score.tokens, score.words) == (4, 2)
     assert score.nats == pytest.approx(expected, abs=1e-5)
     assert score.values()["bits_per_byte"] == pytest.approx(expected / math.log(2) / 8, abs=1e-5)
+
+
+def test_the_logits_never_exist_as_a_whole_where_the_model_can_be_split(tiny_attention):
+    torch.manual_seed(0)
+    model = tiny_attention(50)
+    rows = torch.randint(0, 50, (4, 300))
+    largest = 0
+
+    def note(_module, _given, output):
+        nonlocal largest
+        largest = max(largest, output.numel())
+
+    model.head.register_forward_hook(note)
+    expected = token_loss(model.eval(), rows, rows)[0].item()
+    assert largest == 4 * 300 * 50
+    largest = 0
+
+    score = evaluate_sequences(model, [SimpleNamespace(input_ids=rows, labels=rows)])
+
+    assert score.nats == pytest.approx(expected, rel=1e-6) and largest < 300 * 50
 
 
 def test_sequences_without_a_target_are_refused(bigram):

@@ -199,6 +199,44 @@ def test_held_out_loss_of_a_perfect_model_is_zero_and_of_an_ignorant_one_the_ent
     assert model.training
 
 
+class Hungry(Bigram):
+    """Runs out of memory when it reads more than `fits` sequences at a time."""
+
+    fits = 3
+
+    def forward(self, input_ids, **ignored):
+        self.read = [*getattr(self, "read", []), len(input_ids)]
+        if len(input_ids) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(input_ids)
+
+
+def test_an_evaluation_that_runs_out_of_memory_reads_fewer_sequences_at_a_time_from_then_on(caplog):
+    held_out = held_out_of(FakeRows(), max_sequences=10, batch_size=8)
+    suite = held_out_suite(held_out, batch_size=8, should_stop=lambda: False)
+    model = Hungry()
+
+    first, tried = suite(model), model.read
+    model.read = []
+    second = suite(model)
+
+    assert first == second == held_out_suite(held_out, batch_size=8, should_stop=lambda: False)(Bigram())
+    assert 8 in tried and max(model.read) == 2
+    assert caplog.messages == [
+        "out of memory: evaluations read 4 instead of 8 sequences at a time",
+        "out of memory: evaluations read 2 instead of 4 sequences at a time",
+    ]
+
+
+def test_an_evaluation_that_cannot_read_a_single_sequence_says_so():
+    held_out = held_out_of(FakeRows(), max_sequences=10, batch_size=8)
+    model = Hungry()
+    model.fits = 0
+
+    with pytest.raises(torch.OutOfMemoryError):
+        held_out_suite(held_out, batch_size=2, should_stop=lambda: False)(model)
+
+
 def test_a_stop_during_the_held_out_loss_is_heard_between_batches():
     held_out = HeldOut(held_out_of(FakeRows(), max_sequences=10, batch_size=2).batches)
     asked = iter([False, False, True])

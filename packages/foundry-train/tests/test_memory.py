@@ -15,22 +15,24 @@ def test_memory_management_on_cuda_sets_growing_segments_and_resets_the_peak(mon
     calls = []
     monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setattr(torch.cuda, "init", lambda: calls.append(os.environ.get("PYTORCH_ALLOC_CONF")))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", calls.append)
 
-    setup_memory(torch.device("cuda"))
+    setup_memory(torch.device("cuda:0"))
 
-    assert os.environ.pop("PYTORCH_CUDA_ALLOC_CONF") == "expandable_segments:True"
-    assert calls == [torch.device("cuda")]
+    assert os.environ.pop("PYTORCH_ALLOC_CONF") == "expandable_segments:True"
+    assert calls == ["expandable_segments:True", torch.device("cuda:0")]  # CUDA reads the variable when it starts
 
 
 def test_allocator_settings_of_the_user_are_left_alone(monkeypatch):
-    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
-    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
 
-    setup_memory(torch.device("cuda"))
+    setup_memory(torch.device("cuda:0"))
 
-    assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
+    assert "PYTORCH_ALLOC_CONF" not in os.environ
 
 
 def test_cpu_allocator_is_left_alone_when_the_user_has_set_it(monkeypatch):
@@ -66,14 +68,16 @@ def test_memory_use_on_cuda_reads_the_counters_of_the_allocator(monkeypatch):
     use = memory_use(torch.device("cuda"))
 
     assert use == MemoryUse(used=60, peak=80, reserved=100)
-    assert use.fragmentation == pytest.approx(0.4)
+    assert use.fragmentation == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
-    ("used", "reserved", "warned"), [(1, 8, True), (7, 8, False), (0.01, 0.1, False)], ids=["torn", "full", "small"]
+    ("used", "peak", "reserved", "warned"),
+    [(1, 4, 8, True), (7, 7, 8, False), (1, 7, 8, False), (0.01, 0.05, 0.1, False), (1, 8, 4, False)],
+    ids=["torn", "full", "between two updates", "small", "given back"],
 )
-def test_memory_monitoring_detects_fragmentation(used, reserved, warned, caplog):
-    use = MemoryUse(used=int(used * 2**30), peak=0, reserved=int(reserved * 2**30))
+def test_memory_monitoring_detects_fragmentation(used, peak, reserved, warned, caplog):
+    use = MemoryUse(*(int(gib * 2**30) for gib in (used, peak, reserved)))
 
     with caplog.at_level(logging.WARNING):
         assert warn_if_fragmented(use) is warned

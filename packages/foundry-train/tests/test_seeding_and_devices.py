@@ -46,14 +46,26 @@ def test_deterministic_seed_turns_on_deterministic_algorithms(monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
-def test_cuda_is_detected(monkeypatch):
+@pytest.mark.parametrize("wish", ["auto", "cuda", "cuda:0"])
+def test_cuda_is_detected_and_its_card_has_a_number(wish, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
-    assert get_device() == torch.device("cuda")
-    assert get_device("cuda:0") == torch.device("cuda:0")
+    device = get_device(wish)
+
+    assert device == torch.device("cuda:0")
+    assert torch.cuda._utils._get_device_index(device) == 0  # what torch.cuda.set_device asks
     with pytest.raises(ConfigError, match="there are 1 CUDA devices"):
         get_device("cuda:3")
+
+
+def test_a_card_that_was_made_the_current_one_stays_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+
+    assert get_device("cuda") == torch.device("cuda:1")
 
 
 def test_device_falls_back_to_the_cpu_when_there_is_no_accelerator(monkeypatch):

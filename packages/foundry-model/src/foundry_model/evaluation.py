@@ -116,5 +116,12 @@ def _loss_of(batch: SequenceBatch, rows: slice, scorer: ScoringModel) -> tuple[f
         )
     )
     assert input_ids is not None and labels is not None
-    loss, count = token_loss(scorer.model, input_ids, labels, position_ids=position_ids, attention_mask=attention_mask)
+    loss, count = token_loss(
+        scorer.model,
+        input_ids,
+        labels,
+        position_ids=position_ids,
+        attention_mask=attention_mask,
+        chunked=scorer.head is not None,  # all logits in fp32 would take more than a whole step of the training
+    )
     return float(loss), int(count)

@@ -38,6 +38,8 @@ _OTHER_CARDS = re.compile(r"\b(?:MIG|Laptop|Max-Q|Ti|SUPER|D)\b")  # a part of a
 def get_device(wish: str = "auto") -> torch.device:
     """Return the device called `wish`; `auto` takes CUDA, then Apple's GPU, then the CPU.
 
+    A card of CUDA always comes with its number, which much of `torch.cuda` insists on.
+
     Raises:
         ConfigError: A device was asked for by name that does not exist or is not there.
     """
@@ -55,6 +57,8 @@ def get_device(wish: str = "auto") -> torch.device:
         raise ConfigError(
             f"training.device: {wish!r} does not exist; there are {torch.cuda.device_count()} CUDA devices"
         )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_initialized() else 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"training.device: {wish!r} was asked for, but torch sees no Apple GPU; use auto or cpu")
     return device

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import torch
 
 from foundry_config import EvaluationConfig
+from foundry_model.corpus_loss import CorpusScore
 from foundry_model.evaluation import SequenceBatch, evaluate_minimal_pairs, evaluate_sequences
 from foundry_model.generation import generate_text
 from foundry_train.hooks import Hook, Moment
+from foundry_train.memory import is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
 
@@ -132,12 +134,28 @@ class EvaluationHook(Hook):
 
 
 def held_out_suite(held_out: HeldOut, *, batch_size: int, should_stop: Callable[[], bool]) -> Suite:
-    """Loss, perplexity, bits per byte and bits per word on held-out sequences."""
+    """Loss, perplexity, bits per byte and bits per word on held-out sequences.
+
+    Where memory is too small for `batch_size` sequences at a time, half of them are taken from then on.
+    """
+    size = batch_size
 
     def measure(model: torch.nn.Module) -> Mapping[str, Any]:
-        batches = interruptible(held_out.batches(), should_stop)
-        score = evaluate_sequences(model, batches, batch_size=batch_size, words=held_out.words, size=held_out.bytes)
+        nonlocal size
+        while (score := attempt(model)) is None:
+            logger.warning("out of memory: evaluations read %d instead of %d sequences at a time", size // 2, size)
+            size //= 2
+            release_memory(next(model.parameters()).device)
         return score.values() | {"tokens": score.tokens}
+
+    def attempt(model: torch.nn.Module) -> CorpusScore | None:
+        batches = interruptible(held_out.batches(), should_stop)
+        try:
+            return evaluate_sequences(model, batches, batch_size=size, words=held_out.words, size=held_out.bytes)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            return None  # the error holds on to what the model had allocated; it ends here
 
     return measure
 

@@ -17,7 +17,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-FRAGMENTED = 0.3  # share of reserved but unused CUDA memory from which on a warning is worth its line
+FRAGMENTED = 0.3  # share of CUDA memory reserved in vain from which on a warning is worth its line
 _OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 # Parameters of glibc's mallopt and the values that kept freed activations inside the process instead of giving them
@@ -36,8 +36,11 @@ class MemoryUse(NamedTuple):
 
     @property
     def fragmentation(self) -> float:
-        """Share of the reserved memory that is not allocated."""
-        return 1.0 - self.used / self.reserved if self.reserved else 0.0
+        """Share of the reserved memory that was not allocated even at the peak, so that pieces of it must be too small.
+
+        What is free at one moment says nothing: between two updates that is all that the activations filled.
+        """
+        return max(0.0, 1.0 - self.peak / self.reserved) if self.reserved else 0.0
 
 
 def setup_memory(device: torch.device) -> None:
@@ -45,7 +48,8 @@ def setup_memory(device: torch.device) -> None:
     if device.type == "cuda":
         if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
             # read when CUDA starts; growing segments keep ragged batch shapes from fragmenting the pool
-            os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+            os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+        torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "cpu":
         tune_cpu_allocator()
@@ -103,10 +107,10 @@ def warn_if_fragmented(use: MemoryUse) -> bool:
     if use.fragmentation < FRAGMENTED or use.reserved < 2**30:
         return False
     logger.warning(
-        "CUDA memory is fragmented: %.1f GiB reserved, %.1f GiB used; "
-        "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True or a smaller training.micro_batch_size helps",
+        "CUDA memory is fragmented: %.1f GiB reserved, never more than %.1f GiB used; "
+        "PYTORCH_ALLOC_CONF=expandable_segments:True or a smaller training.micro_batch_size helps",
         use.reserved / 2**30,
-        use.used / 2**30,
+        use.peak / 2**30,
     )
     return True
 

@@ -21,9 +21,9 @@ def set_up_process(config: ExperimentConfig, world: World) -> None:
     """
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
+    setup_memory(world.device)  # before CUDA starts
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    setup_memory(world.device)
     set_seed(config.random_seed, deterministic=config.training.deterministic)
     logging.getLogger("transformers.modeling_utils").addFilter(is_no_padding_advice)
     check_ranks(config, world)
