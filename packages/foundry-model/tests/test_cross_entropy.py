@@ -150,3 +150,31 @@ def test_a_piece_of_logits_stays_small_unless_the_vocabulary_alone_is_large(voca
 
     assert rows >= (128 if headless else 16)
     assert rows * vocab_size <= max(2**26, rows * vocab_size if rows <= 128 else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.parametrize("left_untraced", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_inside_a_compiled_program_the_losses_have_the_same_gradients(monkeypatch, small_pieces, dtype, left_untraced):
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight = torch.randn(20, 8, generator=generator), torch.randn(30, 8, generator=generator)
+    targets = _targets(20, 30, 0.2, generator)
+    monkeypatch.setattr(cross_entropy, "_apply_headless", cross_entropy._apply_headless)
+    monkeypatch.setattr(cross_entropy, "_apply_rowwise", cross_entropy._apply_rowwise)
+
+    def loss_of(hidden, weight):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            return headless_cross_entropy(hidden.tanh(), weight, None, targets)
+
+    def run(function):
+        leaves = [t.clone().requires_grad_() for t in (hidden, weight)]
+        function(*leaves).backward()
+        return [leaf.grad for leaf in leaves]
+
+    expected = run(loss_of)
+    torch.compiler.reset()
+    if left_untraced:
+        cross_entropy.leave_untraced()
+    for found, wanted in zip(run(torch.compile(loss_of, backend="aot_eager")), expected, strict=True):
+        assert wanted.norm() > 1 and torch.allclose(found, wanted, rtol=1e-5, atol=1e-6)

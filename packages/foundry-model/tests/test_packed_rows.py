@@ -142,3 +142,44 @@ def test_a_real_model_computes_the_same_without_the_search_and_still_isolates_pa
     torch.testing.assert_close(isolated, expected_isolated)
     assert abs(together.item() - isolated.item()) > 1e-3
     assert isolates_documents(model)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_attends_by_the_causal_kernel_without_a_mask():
+    masks: list = []
+
+    def look(program, _inputs):
+        attention = torch.nn.functional.scaled_dot_product_attention
+        calls = [node.kwargs for node in program.graph.nodes if node.target is attention]
+        masks.extend((call["attn_mask"], call["is_causal"]) for call in calls)
+        return program.forward
+
+    ids = torch.randint(4, 300, (2, 16))
+    loss = TokenLoss(gpt2())
+    loss.compile(dynamic=False, backend=look)
+
+    loss(ids, ids)
+    plain, masks[:] = [*masks], []
+    loss(ids, ids, torch.arange(8).repeat(2)[None].expand(2, -1))
+
+    assert plain == [(None, True)] * 2
+    assert len(masks) == 2 and all(mask is not None and not causal for mask, causal in masks)
+
+
+@pytest.mark.slow
+def test_a_compiled_loss_in_chunks_has_the_gradients_of_the_plain_one():
+    ids = torch.randint(4, 300, (2, 16))
+
+    def gradients(*, chunked, compiled):
+        model = gpt2()
+        loss = TokenLoss(model, chunked=chunked)
+        if compiled:
+            loss.compile(dynamic=False, backend="aot_eager")
+        loss(ids, ids)[0].backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    expected = gradients(chunked=False, compiled=False)
+
+    for found in (gradients(chunked=True, compiled=True), gradients(chunked=False, compiled=True)):
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

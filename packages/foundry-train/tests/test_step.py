@@ -14,6 +14,7 @@ from foundry_config import TrainingConfig
 from foundry_config.errors import MemoryExhaustedError
 from foundry_data.torch_loader import GlobalBatch
 from foundry_model.loss import TokenLoss
+from foundry_train import step
 from foundry_train.distributed import World
 from foundry_train.optimizers import OptimizerGroup, make_optimizer
 from foundry_train.precision import make_precision
@@ -62,8 +63,16 @@ def make_batch(rows: int = 8, *, seed: int = 0, ignored: float = 0.0) -> GlobalB
     )
 
 
-def make_updater(model: nn.Module, *, loss=None, precision: str = "fp32", micro_batch: int = 8, **changes) -> Updater:
-    training = TrainingConfig(output_dir="run", learning_rate=0.1, optimizer="sgd", adam_beta1=0.0)
+def make_updater(
+    model: nn.Module,
+    *,
+    loss=None,
+    precision: str = "fp32",
+    micro_batch: int = 8,
+    optimizer: str = "sgd",
+    **changes,
+) -> Updater:
+    training = TrainingConfig(output_dir="run", learning_rate=0.1, optimizer=optimizer, adam_beta1=0.0)
     return Updater(
         loss or TokenLoss(model),
         model,
@@ -332,3 +341,91 @@ def test_a_batch_without_any_target_changes_nothing_and_has_loss_zero():
     result = make_updater(model).update(make_batch(ignored=1.1))
 
     assert result.loss == 0.0 and result.grad_norm == 0.0 and digest(model) == before
+
+
+def test_a_gradient_of_zero_is_said_once(caplog):
+    model = TinyModel()
+    updater = make_updater(
+        model, loss=lambda *tensors: (lambda s, n: (s.detach() + s * 0.0, n))(*TokenLoss(model)(*tensors))
+    )
+
+    for _ in range(3):
+        updater.update(make_batch())
+    make_updater(TinyModel()).update(make_batch())
+    make_updater(TinyModel()).update(make_batch(ignored=1.0))
+
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("the gradient is zero everywhere although the loss is 2.")
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1e-3, 1e3])
+def test_an_update_that_the_device_decides_about_is_the_same(monkeypatch, max_grad_norm):
+    def train(on_device):
+        monkeypatch.setattr(step, "decides_on_device", lambda *_: on_device)
+        model = TinyModel()
+        updater = make_updater(model, optimizer="adamw", max_grad_norm=max_grad_norm)
+        results = [updater.update(make_batch(seed=seed)) for seed in range(4)]
+        return results, digest(model)
+
+    assert train(on_device=True) == train(on_device=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("call", [1, 3])
+def test_a_device_that_decides_does_not_step_on_numbers_that_are_not_finite(monkeypatch, value, call):
+    monkeypatch.setattr(step, "decides_on_device", lambda *_: True)
+    model, plain = TinyModel(), TinyModel()
+    updater = make_updater(model, loss=Failing(model, {call}, value), optimizer="adamw", max_grad_norm=1.0)
+    expected = make_updater(plain, optimizer="adamw", max_grad_norm=1.0)
+
+    outcomes = [updater.update(make_batch(seed=seed)).outcome for seed in range(4)]
+    for seed in range(4):
+        if seed != call - 1:
+            expected.update(make_batch(seed=seed))
+
+    assert outcomes == [Outcome.NONFINITE if seed == call - 1 else Outcome.UPDATED for seed in range(4)]
+    assert digest(model) == digest(plain)
+
+
+def test_only_the_kernel_of_adamw_on_cuda_decides_on_the_device():
+    cuda = torch.device("cuda:0")
+
+    def group(name):
+        training = TrainingConfig(output_dir="run", learning_rate=0.1, optimizer=name)
+        return make_optimizer(TinyModel(), training, CPU)
+
+    assert step.decides_on_device(group("adamw"), cuda)
+    assert not step.decides_on_device(group("adamw"), CPU)
+    assert not step.decides_on_device(group("sgd"), cuda) and not step.decides_on_device(group("adafactor"), cuda)
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("call", [1, 3])
+def test_a_gpu_does_not_step_on_numbers_that_are_not_finite(call):
+    model, plain = TinyModel().cuda(), TinyModel().cuda()
+
+    def on_the_card(model, loss):
+        training = TrainingConfig(output_dir="run", learning_rate=0.1)
+        device = torch.device("cuda:0")
+        optimizer = make_optimizer(model, training, device)
+        return Updater(
+            loss,
+            model,
+            optimizer,
+            world=World(device=device),
+            precision=make_precision("fp32", device),
+            micro_batch=8,
+            max_grad_norm=1.0,
+        )
+
+    updater = on_the_card(model, Failing(model, {call}, math.nan))
+    expected = on_the_card(plain, TokenLoss(plain))
+    outcomes = [updater.update(make_batch(seed=seed)).outcome for seed in range(4)]
+    for seed in range(4):
+        if seed != call - 1:
+            expected.update(make_batch(seed=seed))
+
+    assert outcomes == [Outcome.NONFINITE if seed == call - 1 else Outcome.UPDATED for seed in range(4)]
+    assert digest(model.cpu()) == digest(plain.cpu())

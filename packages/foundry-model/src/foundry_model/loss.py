@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from foundry_model.cpu_attention import CpuAttention
-from foundry_model.cross_entropy import IGNORED, headless_cross_entropy, summed_cross_entropy
+from foundry_model.cross_entropy import IGNORED, headless_cross_entropy, leave_untraced, summed_cross_entropy
 from foundry_model.modes import evaluating
 from foundry_model.packed_rows import one_document_a_row
 
@@ -83,6 +83,11 @@ class TokenLoss(nn.Module):
         """Call `forward` or what it was compiled to, sparing the model what is known about its rows."""
         with one_document_a_row() if position_ids is None else contextlib.nullcontext():
             return super().__call__(input_ids, labels, position_ids, attention_mask)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile `forward`, all but the cross-entropy itself; arguments as of `torch.compile`."""
+        leave_untraced()
+        super().compile(*args, **kwargs)
 
     def forward(
         self,

@@ -13,6 +13,7 @@ import torch
 
 from foundry_config import ExperimentConfig, TrainingPlan
 from foundry_model import SpecialIds, count_parameters, create_model, flops_per_token
+from foundry_model.cross_entropy import gpu_kernels
 from foundry_train.devices import peak_flops
 from foundry_train.distributed import World
 from foundry_train.environment import numeric_fingerprint, package_version
@@ -137,6 +138,8 @@ def fingerprint_of(trainable: TrainableModel, config: ExperimentConfig, world: W
         kernels["bf16_params"] = True
     if trainable.loss_function.cpu_attention:
         kernels["cpu_attention"] = True
+    if world.device.type == "cuda":
+        kernels["loss_kernels"] = package_version("triton") if gpu_kernels(world.device) else None
     return numeric_fingerprint(
         world.device,
         model=trainable.model,

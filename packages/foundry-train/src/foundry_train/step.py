@@ -4,10 +4,10 @@
                                    sum of gradients over micro-batches and ranks = gradient of the exact mean
                                    clip -> one read of (loss, norm) on the host -> update, skip or stop
 
-Nothing is stepped on before loss and norm are known to be finite. Whatever goes wrong before that point leaves the
-weights, the optimizer and the random generators as they were, so that the same batch can be replayed: with half the
-micro-batch after an out-of-memory error, with half the loss scale after an overflow in fp16, or by the next process
-after a stop.
+Nothing is stepped on unless loss and norm are finite. On CUDA the host does not wait to know: the kernel of AdamW looks
+on the device, and leaves everything as it is if they are not. Whatever goes wrong before that point leaves the weights,
+the optimizer and the random generators as they were, so that the same batch can be replayed: with half the micro-batch
+after an out-of-memory error, with half the loss scale after an overflow in fp16, or by the next process after a stop.
 """
 
 import logging
@@ -98,6 +98,8 @@ class Updater:
         self._max_grad_norm = max_grad_norm or math.inf
         self._should_stop = should_stop
         self._bf16_weights = bf16_weights
+        self._said_no_gradient = False
+        self._decides_on_device = decides_on_device(optimizer, world.device) and precision.scaler is None
 
     def update(self, batch: GlobalBatch) -> StepResult:
         """Make one update over `batch`, of which this rank holds its share.
@@ -183,18 +185,38 @@ class Updater:
                 scaler.unscale_(optimizer)
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        numbers = torch.stack([loss_sum.to(norm), norm])  # [2]
+        if self._decides_on_device:
+            self._step_if_finite(numbers, norm)
         # the only read per step: a device that works asynchronously is waited for once
-        loss_total, norm_value = torch.stack([loss_sum.to(norm), norm]).tolist()
+        loss_total, norm_value = numbers.tolist()
         loss = loss_total / max(1, batch.target_tokens)
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
             self._optimizer.zero_grad()
             return StepResult(Outcome.NONFINITE, loss, norm_value)
-        if norm_value > self._max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, norm)
-        self._step()
+        if norm_value == 0.0 and loss > 0.0 and not self._said_no_gradient:
+            self._said_no_gradient = True
+            logger.warning("the gradient is zero everywhere although the loss is %.3g: nothing is learned", loss)
+        if not self._decides_on_device:
+            if norm_value > self._max_grad_norm:
+                torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, norm)
+            self._step()
         if scaler is not None:
             scaler.update()
         return StepResult(Outcome.UPDATED, loss, norm_value)
+
+    def _step_if_finite(self, numbers: Tensor, norm: Tensor) -> None:
+        """Clip and step without knowing the numbers; AdamW's kernel looks at them, as it does for a `GradScaler`."""
+        if math.isfinite(self._max_grad_norm):
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, norm)
+        not_finite = numbers.isfinite().all().logical_not().float()
+        for optimizer in self._optimizer.optimizers:
+            optimizer.found_inf = not_finite  # pyright: ignore[reportAttributeAccessIssue] - the protocol of torch.amp
+        try:
+            self._step()
+        finally:
+            for optimizer in self._optimizer.optimizers:
+                del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
 
     def _step(self) -> None:
         try:
@@ -230,6 +252,17 @@ class Updater:
             )
         self.micro_batch = before // 2
         logger.warning("out of memory: micro-batch %d -> %d, the batch is replayed", before, self.micro_batch)
+
+
+def decides_on_device(optimizer: OptimizerGroup, device: torch.device) -> bool:
+    """Whether updates can be left to kernels that look themselves whether the numbers are finite.
+
+    Only AdamW: the kernel of SGD would take a momentum that was never written for a real one.
+    """
+    return device.type == "cuda" and all(
+        type(member) is torch.optim.AdamW and getattr(member, "_step_supports_amp_scaling", False)
+        for member in optimizer.optimizers
+    )
 
 
 class _GeneratorStates:

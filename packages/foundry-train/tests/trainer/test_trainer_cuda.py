@@ -10,6 +10,8 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def losses(project, read, tmp_path):
     def train(model: dict[str, Any] | None = None, *, data: dict[str, Any] | None = None, **training: Any) -> list:
         run = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         changes = {"model": model or GPT2, "data": data or {}}
-        settings = {"device": "cuda", "train_steps": 6, "learning_rate": 1e-3} | training
+        settings = {"device": "cuda", "train_steps": 6, "warmup_steps": 0, "learning_rate": 1e-3} | training
         summary = project.train(project.config(run, changes=changes, **settings))
         train.run = summary.run_dir
         return [record["loss"] for record in read.records(summary.run_dir, "step")]
@@ -88,7 +90,7 @@ def test_auto_trains_on_the_card_and_measures_it(losses, read):
 
     steps = read.records(losses.run, "step")
     environment = json.loads((losses.run / "environment.json").read_bytes())
-    assert found[-1] < found[0] / 2
+    assert found[-1] < 0.9 * found[0]
     assert all(record["memory_bytes"] > 0 and record["tokens_per_second"] > 0 for record in steps)
     assert environment["hardware"]["gpus"] and environment["hardware"]["driver"]
     if peak_flops(get_device(), "bf16") is not None:
@@ -96,12 +98,19 @@ def test_auto_trains_on_the_card_and_measures_it(losses, read):
     assert "fragmented" not in "".join(path.read_text() for path in Path(losses.run / "logs").glob("*.log"))
 
 
-def test_growing_segments_are_in_force(losses):
-    losses(train_steps=1)
+def test_growing_segments_are_in_force_before_cuda_starts():
+    program = """
+import torch
+from foundry_train.memory import setup_memory
+setup_memory(torch.device("cuda:0"))
+torch.zeros(1, device="cuda:0")
+assert torch.cuda.memory._snapshot()["allocator_settings"]["expandable_segments"], "they are not"
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("ALLOC_CONF")}
 
-    settings = torch.cuda.memory._snapshot()["allocator_settings"]
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
 
-    assert settings["expandable_segments"] is True
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("model", [GPT2, LLAMA], ids=["gpt2", "llama"])
