@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from foundry_model import evaluation
 from foundry_model.evaluation import evaluate_minimal_pairs, evaluate_sequences
 from foundry_model.loss import token_loss
 
@@ -27,24 +28,22 @@ def test_the_loss_is_the_mean_over_all_targets_whatever_the_batches(bigram):
     assert score.values()["bits_per_byte"] == pytest.approx(expected / math.log(2) / 8, abs=1e-5)
 
 
-def test_the_logits_never_exist_as_a_whole_where_the_model_can_be_split(tiny_attention):
+@pytest.mark.parametrize(("at_once", "passes"), [(2**28, 1), (2 * 300 * 50, 2), (300 * 50, 4), (299 * 50, 4)])
+def test_no_more_logits_exist_at_once_than_allowed(monkeypatch, tiny_attention, at_once, passes):
     torch.manual_seed(0)
     model = tiny_attention(50)
     rows = torch.randint(0, 50, (4, 300))
-    largest = 0
-
-    def note(_module, _given, output):
-        nonlocal largest
-        largest = max(largest, output.numel())
-
-    model.head.register_forward_hook(note)
     expected = token_loss(model.eval(), rows, rows)[0].item()
-    assert largest == 4 * 300 * 50
-    largest = 0
+    monkeypatch.setattr(evaluation, "LOGITS_AT_ONCE", at_once)
+    sizes = []
+    model.head.register_forward_hook(lambda _module, _given, logits: sizes.append(logits.numel()))
 
     score = evaluate_sequences(model, [SimpleNamespace(input_ids=rows, labels=rows)])
 
-    assert score.nats == pytest.approx(expected, rel=1e-6) and largest < 300 * 50
+    assert score.nats == pytest.approx(expected, rel=1e-6)
+    assert max(sizes) <= at_once
+    whole = [size for size in sizes if size >= 300 * 50]
+    assert len(whole) == (passes if at_once >= 300 * 50 else 0)
 
 
 def test_sequences_without_a_target_are_refused(bigram):

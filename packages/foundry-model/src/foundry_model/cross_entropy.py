@@ -63,6 +63,8 @@ def headless_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, 
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    if not torch.is_grad_enabled():  # a function of autograd is not told so, and would make the gradients in vain
+        return _sweep(hidden, weight, bias, targets, dtype, scale=None, wanted=False)[0]
     return cast(Tensor, _apply_headless(hidden, weight, bias, targets, dtype))
 
 
@@ -232,10 +234,10 @@ def piece_rows(vocab_size: int, device_type: str, *, headless: bool) -> int:
     A piece of `headless_cross_entropy` is a matrix product as well, and that needs some rows to be worth it.
     """
     if device_type != "cpu":
-        budget = GPU_PIECE
-    else:
-        budget = 2**22 if headless else CPU_PIECE
-    return max(128 if headless else 16, budget // vocab_size)
+        return max(128 if headless else 16, GPU_PIECE // vocab_size)
+    if not headless:
+        return max(16, CPU_PIECE // vocab_size)
+    return max(128, 2**22 // vocab_size, min(512, 2**26 // vocab_size))
 
 
 def _pieces(rows: int, vocab_size: int, device: torch.device, *, headless: bool) -> list[slice]:

@@ -18,6 +18,9 @@ from foundry_model.minimal_pairs import Accuracy, Measure, ScoredPair, accuracie
 from foundry_model.scoring_model import ScoringModel, open_for_scoring
 from foundry_model.scoring_tokenizer import ScoringTokenizer
 
+LOGITS_AT_ONCE = 2**28
+"""Numbers, of 4 bytes: those of a whole micro-batch could take more memory than a step of the training."""
+
 
 class SequenceBatch(Protocol):
     """Sequences as the training loop reads them."""
@@ -45,8 +48,8 @@ def evaluate_sequences(
 
     Args:
         model: The model in training; it may be compiled or wrapped.
-        batches: Batches as the data package makes them; `position_ids` and `attention_mask` are used if they have them.
-        batch_size: Sequences per forward pass. [sequences]
+        batches: Batches as the data package makes them; `position_ids` and `attention_mask` are used if there are any.
+        batch_size: Sequences per forward pass, fewer where there would be too many logits. [sequences]
         words: Words of the text behind them, for bits per word.
         size: Bytes of the text behind them, for bits per byte.
 
@@ -56,8 +59,10 @@ def evaluate_sequences(
     nats, tokens = 0.0, 0
     with open_for_scoring(model) as scorer:
         for batch in batches:
-            for start in range(0, len(batch.input_ids), batch_size):
-                loss, count = _loss_of(batch, slice(start, start + batch_size), scorer)
+            rows, length = batch.input_ids.shape
+            step = max(1, min(batch_size, LOGITS_AT_ONCE // (length * scorer.vocab_size)))
+            for start in range(0, rows, step):
+                loss, count = _loss_of(batch, slice(start, start + step), scorer)
                 nats += loss
                 tokens += count
     if not tokens:
@@ -122,6 +127,6 @@ def _loss_of(batch: SequenceBatch, rows: slice, scorer: ScoringModel) -> tuple[f
         labels,
         position_ids=position_ids,
         attention_mask=attention_mask,
-        chunked=scorer.head is not None,  # all logits in fp32 would take more than a whole step of the training
+        chunked=scorer.head is not None and input_ids.numel() * scorer.vocab_size > LOGITS_AT_ONCE,
     )
     return float(loss), int(count)
