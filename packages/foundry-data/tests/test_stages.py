@@ -1,5 +1,6 @@
 """Stages are whole or not there, digests are remembered only while they are right, chunks lose nothing."""
 
+import hashlib
 import os
 import threading
 import time
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_config.errors import StorageError
+from foundry_config.errors import DataError, StorageError
 from foundry_data import digests, stages
 from foundry_data.chunking import chunk_stream
 from foundry_data.digests import DigestCache
@@ -135,6 +136,20 @@ def test_a_file_whose_name_is_no_utf8_is_remembered_too(corpus, tmp_path, mocker
 
     assert DigestCache(tmp_path / "digests.json").fingerprint(list_sources(corpus)) == first
     digest.assert_not_called()
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "TOKENS.BIN", "text.zst", "text.jsonl.gz", "no suffix"])
+def test_files_of_every_name_are_hashed(tmp_path, name):
+    (tmp_path / name).write_bytes(b"content")
+
+    assert DigestCache(None).sha256([tmp_path / name]) == [hashlib.sha256(b"content").hexdigest()]
+
+
+def test_what_is_no_regular_file_is_refused_by_name(tmp_path):
+    (tmp_path / "tokens.bin").mkdir()
+
+    with pytest.raises(DataError, match=r"tokens\.bin is no regular file"):
+        DigestCache(None).sha256([tmp_path / "tokens.bin"])
 
 
 def test_a_file_that_was_just_written_is_not_remembered(corpus, tmp_path, monkeypatch):

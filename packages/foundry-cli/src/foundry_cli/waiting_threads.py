@@ -12,7 +12,7 @@ from collections.abc import Callable, MutableMapping
 
 SPINS = "GOMP_SPINCOUNT"
 OWN_SETTINGS = (SPINS, "OMP_WAIT_POLICY")
-FEW = "10000"  # some ten microseconds; by default a hundred times more
+FEW = "10000"  # where nothing is set, libgomp spins 300,000 times before it sleeps
 BUSY = 0.5  # of the cores of the machine, over the last minute
 Load = Callable[[], tuple[float, float, float]]
 LOAD: Load | None = getattr(os, "getloadavg", None)

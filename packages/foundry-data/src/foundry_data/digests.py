@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from foundry_config.errors import DataError
 from foundry_data import fs
 from foundry_data.fingerprint import digests_of, source_fingerprint
-from foundry_data.sources import SourceFile, describe_file
+from foundry_data.sources import SourceFile, describe_file, split_suffix
 
 AT_REST_NS = 2_000_000_000
 
@@ -54,9 +55,12 @@ class DigestCache:
         return source_fingerprint([_Known(file.suffix, digest) for file, digest in zip(files, self.digests(files))])
 
     def sha256(self, paths: Sequence[Path]) -> list[str]:
-        """Return the SHA-256 of ordinary files. Reads and raises as `digests` does."""
-        found = [describe_file(path, name=str(path), suffixes={path.suffix}) for path in paths]
-        return self.digests([file for file in found if file is not None])
+        """Return the SHA-256 of files of any kind. Reads and raises as `digests` does.
+
+        Raises:
+            DataError: Something is no regular file.
+        """
+        return self.digests([_described(path) for path in paths])
 
     def digests(self, files: Sequence[SourceFile]) -> list[str]:
         """Return the SHA-256 of every file, reading only those that are new or changed.
@@ -94,6 +98,13 @@ class DigestCache:
         with contextlib.suppress(OSError):  # read-only or full: the files are hashed again next time
             fs.make_directories(self._path.parent)
             fs.write_atomic(self._path, msgspec.json.encode(entries))
+
+
+def _described(path: Path) -> SourceFile:
+    file = describe_file(path, name=str(path), suffixes={split_suffix(path.name)[0]})
+    if file is None:
+        raise DataError(f"{path} is no regular file, so it cannot be compared with what it was; remove it")
+    return file
 
 
 def _key(file: SourceFile) -> str:

@@ -21,7 +21,7 @@ from foundry_config.lookup import pick
 from foundry_data.mapped_stream import Positions
 from foundry_data.row_index import RowIndex, best_fit_index, document_index
 from foundry_data.row_index_cache import cached_index
-from foundry_data.store import ChunkStore, Tokens
+from foundry_data.store import ChunkStore
 
 IGNORED = -100
 Matrix = npt.NDArray[np.int64]
@@ -53,11 +53,9 @@ class Rows(Protocol):
         """Return rows, in the order asked for."""
         ...
 
-    def stored(self, indices: Positions, out: Tokens) -> Tokens | None:
-        """Copy rows into `out` as the store holds them, in 16 or 32 bits, if they are labels too and have no positions.
-
-        None where `gather` has to be asked. [B, T]
-        """
+    @property
+    def plain(self) -> bool:
+        """Whether row i is nothing but the tokens from i * T on: every one is a label, none has a position."""
         ...
 
     def tokens(self, indices: Positions) -> Positions:
@@ -118,10 +116,9 @@ class ConcatRows:
         labels = np.where(begins, IGNORED, input_ids)
         return RowBatch(input_ids, labels, _positions(begins))
 
-    def stored(self, indices: Positions, out: Tokens) -> Tokens | None:
-        if self.document_mask:
-            return None
-        return self.store.gather(np.asarray(indices, dtype=np.int64) * self.length, self.length, out=out)
+    @property
+    def plain(self) -> bool:
+        return not self.document_mask
 
     def tokens(self, indices: Positions) -> Positions:
         return np.full(len(indices), self.length, dtype=np.int64)
@@ -185,8 +182,9 @@ class IndexedRows:
         labels = np.where(ignored, IGNORED, input_ids)
         return RowBatch(input_ids, labels, _positions(begins) if self.document_mask else None)
 
-    def stored(self, indices: Positions, out: Tokens) -> Tokens | None:  # noqa: ARG002
-        return None
+    @property
+    def plain(self) -> bool:
+        return False
 
     def _layout(self, rows: Positions) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """Return for each place of the rows its token in the stream, -1 for padding, and whether a segment begins."""

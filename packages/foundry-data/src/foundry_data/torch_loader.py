@@ -114,8 +114,7 @@ class BatchStream(Iterator[GlobalBatch]):
         self._pin_memory = pin_memory
         self._first = self.plan.place(epoch, position)
         self._last: GlobalBatch | None = None
-        nothing: Tokens = np.empty((0, rows.length), dtype=rows.store.dtype)
-        self._memory = [nothing] * MEMORIES
+        self._memory: list[Tokens] = []  # of the blocks that are being used, in turn
         self._words = WordCounter(rows, self.plan)
         small = min(BLOCK_BATCHES, BLOCK_TOKENS // (global_batch * rows.length))
         per_block = max(prefetch, small) if prefetch else 1
@@ -184,10 +183,9 @@ class BatchStream(Iterator[GlobalBatch]):
         if self._share[1] > 1:
             shares = [share[rank_slice(len(share), *self._share)] for share in shares]
             mine = np.concatenate(shares)
-        contents = self._stored(mine)
-        if contents is None:
-            contents = self._tensors(mine, [len(share) for share in shares])
-        return Block(places, shares, totals, contents)
+        if self._rows.plain and not self._pin_memory:
+            return Block(places, shares, totals, self._as_stored(mine))
+        return Block(places, shares, totals, self._tensors(mine, [len(share) for share in shares]))
 
     def _rows_of(self, places: Sequence[BatchPlace]) -> Indices:
         """Rows of consecutive batches, one after the other: a piece of the order for each epoch."""
@@ -197,15 +195,14 @@ class BatchStream(Iterator[GlobalBatch]):
             pieces.append(self.plan.rows_between(epoch, run[0].position, run[-1].position + run[-1].size))
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _stored(self, rows: Indices) -> Tokens | None:
-        """Copy rows into memory that is used in turn, as narrow as the file; None where more than a copy is needed."""
-        if self._pin_memory:
-            return None
-        memory = self._memory[0]
-        if len(memory) < len(rows):
-            memory = np.empty((len(rows), self._rows.length), dtype=self._rows.store.dtype)
-        self._memory = [*self._memory[1:], memory]
-        return self._rows.stored(rows, memory[: len(rows)])
+    def _as_stored(self, rows: Indices) -> Tokens:
+        """Copy rows, as narrow as the file, into memory that is used again for the next block but two. [B, T]"""
+        store, length = self._rows.store, self._rows.length
+        memory = self._memory.pop(0) if len(self._memory) == MEMORIES else None
+        if memory is None or len(memory) < len(rows):
+            memory = np.empty((len(rows), length), dtype=store.dtype)
+        self._memory.append(memory)
+        return store.gather(rows * length, length, out=memory[: len(rows)])
 
     def _tensors(self, rows: Indices, sizes: list[int]) -> list[_Tensors]:
         """Return token ids, labels and positions of consecutive batches, as views of what is gathered for all."""
