@@ -46,6 +46,14 @@ def test_no_more_logits_exist_at_once_than_allowed(monkeypatch, tiny_attention, 
     assert len(whole) == (passes if at_once >= 300 * 50 else 0)
 
 
+def test_held_out_sequences_cost_two_tokens_more_than_they_have(tiny_attention):
+    model = tiny_attention(50)
+
+    evaluate_sequences(model, [batch([[1, 2, 3]], [[1, 2, 3]])])
+
+    assert model.read_tokens == 2 + 3  # what only minimal pairs need is not found out
+
+
 def test_sequences_without_a_target_are_refused(bigram):
     with pytest.raises(ValueError, match="no sequence with a target"):
         evaluate_sequences(bigram(torch.ones(3, 3) / 3), [])

@@ -61,12 +61,14 @@ def prepare(name: str, folder: Path) -> None:
 def measure(name: str, folder: Path, task: argparse.Namespace) -> Results:
     """Run all contestants, round after round."""
     results: Results = {}
-    for _ in range(task.rounds):
+    for number in range(1, task.rounds + 1):
         for mode in task.compile:
             for contestant in task.contestants:
                 found = run(contestant, name, folder, steps=task.steps, mode=mode)
                 if found is not None:
                     results.setdefault((contestant, mode), []).append(found)
+                    # at once: a measurement that is cut off keeps what it had
+                    print(f"{name}, round {number}: {contestant} (compile {mode}) {json.dumps(found)}", flush=True)
     return results
 
 

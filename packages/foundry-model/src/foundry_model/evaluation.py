@@ -127,6 +127,6 @@ def _loss_of(batch: SequenceBatch, rows: slice, scorer: ScoringModel) -> tuple[f
         labels,
         position_ids=position_ids,
         attention_mask=attention_mask,
-        chunked=scorer.head is not None and input_ids.numel() * scorer.vocab_size > LOGITS_AT_ONCE,
+        chunked=input_ids.numel() * scorer.vocab_size > LOGITS_AT_ONCE and scorer.head is not None,
     )
     return float(loss), int(count)

@@ -10,8 +10,8 @@ in the middle of training without a bit of difference.
 
 import contextlib
 import copy
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,20 +21,38 @@ from foundry_model.loss import parameters_of_forward, supports_chunked_loss, unw
 from foundry_model.modes import evaluating
 
 
-@dataclass(frozen=True)
 class ScoringModel:
-    """What scoring needs to know of a model; see `open_for_scoring`."""
+    """A model and what scoring needs to know of it, found out when it is first asked for; see `open_for_scoring`."""
 
-    model: Any
-    head: nn.Module | None
-    """The output projection, where the logits are nothing but its image of the last hidden states."""
-    device: torch.device
-    vocab_size: int
-    """Width of the logits (V); padded vocabularies have more rows than the tokenizer has tokens. [tokens]"""
-    context: int | None
-    """Most tokens that the model can read at once; None where the architecture sets no limit. [tokens]"""
-    reads_tries: bool
-    """Whether a mask and positions let several texts share their beginning, see `prefix_trie`."""
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+
+    @functools.cached_property
+    def head(self) -> nn.Module | None:
+        """The output projection, where the logits are nothing but its image of the last hidden states."""
+        return self.model.get_output_embeddings() if supports_chunked_loss(self.model) else None
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """Width of the logits (V); padded vocabularies have more rows than the tokenizer has tokens. [tokens]"""
+        probe = torch.ones((1, 2), dtype=torch.int64, device=self.device)
+        return self.model(input_ids=probe).logits.shape[-1]
+
+    @functools.cached_property
+    def context(self) -> int | None:
+        """Most tokens that the model can read at once; None where the architecture sets no limit. [tokens]"""
+        config = getattr(self.model, "config", None)
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "context_length"):
+            limit = getattr(config, name, None)
+            if isinstance(limit, int) and limit > 0:
+                return limit
+        return None
+
+    @functools.cached_property
+    def reads_tries(self) -> bool:
+        """Whether a mask and positions let several texts share their beginning, see `prefix_trie`."""
+        return _reads_tries(self)
 
     def read(self, input_ids: Tensor, *, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Run the model over rows padded on the right: a causal model never looks at what comes after.
@@ -83,31 +101,7 @@ def open_for_scoring(model: nn.Module) -> Iterator[ScoringModel]:
         _without_compiler(core),
         evaluating(core),
     ):
-        yield _describe(core, device)
-
-
-def _describe(core: Any, device: torch.device) -> ScoringModel:
-    split = supports_chunked_loss(core)
-    probe = torch.ones((1, 2), dtype=torch.int64, device=device)
-    vocab_size = core(input_ids=probe).logits.shape[-1]
-    scorer = ScoringModel(
-        model=core,
-        head=core.get_output_embeddings() if split else None,
-        device=device,
-        vocab_size=vocab_size,
-        context=_context(core),
-        reads_tries=False,
-    )
-    return ScoringModel(**{**vars(scorer), "reads_tries": _reads_tries(scorer)})
-
-
-def _context(core: Any) -> int | None:
-    config = getattr(core, "config", None)
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "context_length"):
-        limit = getattr(config, name, None)
-        if isinstance(limit, int) and limit > 0:
-            return limit
-    return None
+        yield ScoringModel(core, device)
 
 
 def _reads_tries(scorer: ScoringModel) -> bool:
