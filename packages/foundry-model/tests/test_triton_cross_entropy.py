@@ -93,6 +93,7 @@ def test_the_losses_of_a_gpu_are_made_by_the_kernels_and_as_near_to_the_truth_as
     theirs, their_gradients = run(plain)
     for function in (
         lambda h, w: summed_cross_entropy(F.linear(h, w), targets),
+        lambda h, w: summed_cross_entropy(F.linear(w, h).T, targets),  # whose rows lie apart
         lambda h, w: headless_cross_entropy(h, w, None, targets),
     ):
         found, gradients = run(function)
@@ -111,6 +112,13 @@ def test_losses_and_gradients_are_those_of_pytorch_in_the_interpreter():
     assert done.returncode == 0, done.stderr
 
 
+def test_rows_whose_numbers_lie_apart_are_refused():
+    from foundry_model import triton_cross_entropy as kernels
+
+    with pytest.raises(ValueError, match="one after the other"):
+        kernels.row_losses(torch.zeros(5, 3).T, torch.zeros(3, dtype=torch.long))
+
+
 def test_without_a_gpu_there_are_no_kernels():
     from foundry_model.cross_entropy import gpu_kernels
 
@@ -127,7 +135,7 @@ def test_kernels_that_cannot_be_built_are_done_without_and_that_is_said(monkeypa
 
     assert gpu_kernels.__wrapped__(torch.device("cuda:0")) is None
     assert caplog.messages == [
-        "the loss runs without the kernels of Triton, two to three times slower: "
+        "the loss runs without the kernels of Triton, three times slower: "
         "Failed to find C compiler. Please specify via CC environment variable."
     ]
 

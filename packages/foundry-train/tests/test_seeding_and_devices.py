@@ -1,5 +1,6 @@
 """Seeds, devices and peaks."""
 
+import logging
 import os
 import random
 
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from foundry_config import config_from_dict
 from foundry_config.errors import ConfigError
+from foundry_train import process_setup
 from foundry_train.devices import get_device, peak_flops
+from foundry_train.distributed import World
 from foundry_train.seeding import set_seed
 
 
@@ -66,6 +70,35 @@ def test_a_card_that_was_made_the_current_one_stays_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
 
     assert get_device("cuda") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_run_on_cuda_is_set_up_before_cuda_starts_and_says_what_repeats_its_bits(monkeypatch, caplog, deterministic):
+    calls: list = []
+    monkeypatch.setattr(process_setup, "setup_memory", lambda device: calls.append(("memory", device)))
+    monkeypatch.setattr(process_setup, "set_seed", lambda *_, **settings: calls.append(("seed", settings)))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("card", device.index)))
+    config = config_from_dict(
+        {
+            "experiment_name": "cuda",
+            "data": {"source_corpus": "corpus.txt", "batch_size": 2, "max_sequence_length": 8},
+            "tokenizer": {"vocab_size": 300},
+            "model": {
+                "layers": 1,
+                "embedding_size": 8,
+                "hidden_size": 8,
+                "intermediate_hidden_size": 8,
+                "attention_heads": 1,
+            },
+            "training": {"output_dir": "run", "learning_rate": 0.1, "deterministic": deterministic},
+        }
+    )
+
+    with caplog.at_level(logging.INFO):
+        process_setup.set_up_process(config, World(device=torch.device("cuda:1")))
+
+    assert calls == [("memory", torch.device("cuda:1")), ("card", 1), ("seed", {"deterministic": deterministic})]
+    assert ("training.deterministic: true" in caplog.text) is not deterministic
 
 
 def test_device_falls_back_to_the_cpu_when_there_is_no_accelerator(monkeypatch):

@@ -101,7 +101,7 @@ def gpu_kernels(device: torch.device) -> Any:
             raise ArithmeticError("its kernel computes other numbers")
     except Exception as error:  # Triton raises errors of many kinds, some of them of the compiler
         reason = str(error).strip().partition("\n")[0]
-        logger.warning("the loss runs without the kernels of Triton, two to three times slower: %s", reason)
+        logger.warning("the loss runs without the kernels of Triton, three times slower: %s", reason)
         return None
     return kernels
 
@@ -114,6 +114,7 @@ class _Rowwise(torch.autograd.Function):
         _refuse_to_be_traced()
         kernels = gpu_kernels(logits.device)
         if kernels is not None:
+            logits, targets = logits.contiguous(), targets.contiguous()
             losses, lses = kernels.row_losses(logits, targets)
             ctx.save_for_backward(logits, targets, lses)
             return losses.sum()

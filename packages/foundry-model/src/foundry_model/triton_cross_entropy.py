@@ -104,6 +104,8 @@ def row_gradients(logits: Tensor, targets: Tensor, lses: Tensor, factor: Tensor,
 
 def _start(kernel: Any, logits: Tensor, *arguments: Any) -> None:
     """Run one program for each row, on the card of the tensors: Triton starts them on the current one."""
+    if logits.stride(1) != 1 and logits.numel() > 1:
+        raise ValueError("the numbers of a row of logits must stand one after the other; call .contiguous() before")
     if len(logits):
         with torch.cuda.device_of(logits):
             kernel[(len(logits),)](logits, *arguments, num_warps=WARPS)

@@ -25,6 +25,8 @@ def set_up_process(config: ExperimentConfig, world: World) -> None:
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     set_seed(config.random_seed, deterministic=config.training.deterministic)
+    if world.device.type == "cuda" and not config.training.deterministic:
+        logger.info("on CUDA, a resumed or repeated run has the same bits only with training.deterministic: true")
     logging.getLogger("transformers.modeling_utils").addFilter(is_no_padding_advice)
     check_ranks(config, world)
 
