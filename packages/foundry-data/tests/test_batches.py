@@ -1,6 +1,7 @@
 """Global batches and the stream of tensors: the same for any rank, worker and place to start from."""
 
 import random
+import threading
 from itertools import chain, islice
 
 import numpy as np
@@ -124,6 +125,21 @@ def test_batches_stay_what_they_are_while_later_ones_are_made(rows, rank):
     for batch in batches:
         assert batch.input_ids.tolist() == rows.gather(batch.sequence_ids).input_ids.tolist()
         assert batch.labels.tolist() == rows.gather(batch.sequence_ids).labels.tolist()
+
+
+def test_memory_is_pinned_for_the_card_of_the_caller(rows, monkeypatch):
+    cards: list[tuple[str, int]] = []
+    torch = torch_loader.torch
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda card: cards.append((threading.current_thread().name, card)))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 0)
+
+    with torch_loader.BatchStream(rows, global_batch=2, seed=1, pin_memory=True) as pinned:
+        found = [next(pinned).input_ids.tolist() for _ in range(5)]
+
+    with torch_loader.BatchStream(rows, global_batch=2, seed=1) as plain:
+        assert found == [next(plain).input_ids.tolist() for _ in range(5)]
+    assert cards == [("prefetch-batches", 3)]
 
 
 def test_closing_ends_the_thread_and_the_stream(rows):

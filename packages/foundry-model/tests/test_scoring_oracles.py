@@ -165,6 +165,17 @@ def test_plain_attention_reads_tries_and_others_do_not(family, expected):
         assert scorer.reads_tries == expected
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "mamba"])
+def test_a_gpu_gives_the_scores_of_the_cpu(family, few_pairs, tokenizer):
+    def scores(device):
+        (scored,) = score_pair_files(build(family).to(device), tokenizer, [few_pairs])
+        return [score.logprob for entry in scored for score in (entry.good, entry.bad)]
+
+    assert scores("cuda") == pytest.approx(scores("cpu"), rel=1e-4, abs=1e-4)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mamba"])
 def test_batches_of_every_size_give_the_same_scores(family, few_pairs, tokenizer):
     model = build(family)

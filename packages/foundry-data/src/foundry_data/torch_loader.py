@@ -120,7 +120,8 @@ class BatchStream(Iterator[GlobalBatch]):
         per_block = max(prefetch, small) if prefetch else 1
         self._blocks = _Blocks(self, self._first, per_block)
         self._ready: Iterator[GlobalBatch] = iter(())
-        self._prefetcher = _Prefetcher(self._blocks) if prefetch else None
+        card = torch.cuda.current_device() if pin_memory and prefetch else None
+        self._prefetcher = _Prefetcher(self._blocks, card=card) if prefetch else None
         self._closed = False
 
     def __next__(self) -> GlobalBatch:
@@ -278,8 +279,14 @@ class _Blocks(Iterator[Block]):
 class _Prefetcher(Iterator[Block]):
     """Runs an iterator in a thread, one item ahead of the one that is being made."""
 
-    def __init__(self, source: Iterator[Block]) -> None:
+    def __init__(self, source: Iterator[Block], *, card: int | None = None) -> None:
+        """
+        Args:
+            source: Gives the items.
+            card: CUDA device of the thread that makes this; memory that is pinned for another would take some of its.
+        """
         self._source = source
+        self._card = card
         self._queue: queue.Queue[Block | BaseException] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -296,6 +303,8 @@ class _Prefetcher(Iterator[Block]):
         return item
 
     def _work(self) -> None:
+        if self._card is not None:
+            torch.cuda.set_device(self._card)  # a new thread begins with card 0
         while not self._stop.is_set():
             try:
                 item: Block | BaseException = next(self._source)
