@@ -81,7 +81,7 @@ def leave_untraced() -> None:
 def _refuse_to_be_traced() -> None:
     """Without `leave_untraced`, the compiler stops here: at what raises, it leaves the calling program as it is."""
     if torch.compiler.is_compiling():
-        raise NotImplementedError
+        raise RuntimeError("the loss of foundry_model is no part of a compiled program; see leave_untraced()")
 
 
 @functools.cache
