@@ -8,6 +8,8 @@ import atexit
 import gc
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Collecting the tests makes half a million objects that live to the end. To look through all of them for cycles takes
@@ -20,3 +22,12 @@ def pytest_collection_finish() -> None:
     """Set aside what there is by now; garbage of the tests is collected as ever."""
     gc.freeze()
     gc.enable()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a CUDA device where there is none; torch is imported for such tests only."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")

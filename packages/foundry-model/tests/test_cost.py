@@ -159,8 +159,6 @@ def test_checkpointing_and_other_optimizers_take_less(tiny_config):
 @pytest.mark.slow
 @pytest.mark.gpu
 def test_the_memory_estimate_is_within_a_fifth_of_the_peak_on_cuda(tiny_config):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     config = tiny_config(layers=8, hidden_size=512, embedding_size=512, intermediate_hidden_size=2048, length=512)
     model = create_model(config, device="cuda")
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)

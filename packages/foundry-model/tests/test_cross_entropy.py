@@ -177,5 +177,8 @@ def test_inside_a_compiled_program_the_losses_have_the_same_gradients(monkeypatc
     torch.compiler.reset()
     if left_untraced:
         cross_entropy.leave_untraced()
+        once = cross_entropy._apply_rowwise, cross_entropy._apply_headless
+        cross_entropy.leave_untraced()
+        assert (cross_entropy._apply_rowwise, cross_entropy._apply_headless) == once
     for found, wanted in zip(run(torch.compile(loss_of, backend="aot_eager")), expected, strict=True):
         assert wanted.norm() > 1 and torch.allclose(found, wanted, rtol=1e-5, atol=1e-6)

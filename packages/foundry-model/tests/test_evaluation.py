@@ -28,7 +28,7 @@ def test_the_loss_is_the_mean_over_all_targets_whatever_the_batches(bigram):
     assert score.values()["bits_per_byte"] == pytest.approx(expected / math.log(2) / 8, abs=1e-5)
 
 
-@pytest.mark.parametrize(("at_once", "passes"), [(2**28, 1), (2 * 300 * 50, 2), (300 * 50, 4), (299 * 50, 4)])
+@pytest.mark.parametrize(("at_once", "passes"), [(2**28, 1), (2 * 300 * 50, 2), (300 * 50, 4), (299 * 50, 0)])
 def test_no_more_logits_exist_at_once_than_allowed(monkeypatch, tiny_attention, at_once, passes):
     torch.manual_seed(0)
     model = tiny_attention(50)
@@ -42,8 +42,7 @@ def test_no_more_logits_exist_at_once_than_allowed(monkeypatch, tiny_attention, 
 
     assert score.nats == pytest.approx(expected, rel=1e-6)
     assert max(sizes) <= at_once
-    whole = [size for size in sizes if size >= 300 * 50]
-    assert len(whole) == (passes if at_once >= 300 * 50 else 0)
+    assert sum(size >= 300 * 50 for size in sizes) == passes  # 0: not even one row, which is then read in pieces
 
 
 def test_held_out_sequences_cost_two_tokens_more_than_they_have(tiny_attention):

@@ -192,8 +192,6 @@ def test_a_family_that_cannot_place_a_common_field_says_which(tiny_config):
 @pytest.mark.slow
 @pytest.mark.gpu
 def test_a_seed_gives_the_same_weights_on_cuda_as_on_the_cpu(tiny_config):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
 
     def weights(device):
         torch.manual_seed(0)

@@ -166,7 +166,6 @@ def test_plain_attention_reads_tries_and_others_do_not(family, expected):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "mamba"])
 def test_a_gpu_gives_the_scores_of_the_cpu(family, few_pairs, tokenizer):
     def scores(device):

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="comes with torch where there may be a GPU")
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -41,7 +40,6 @@ def compare(device: str, rows: int, vocab_size: int, dtype: torch.dtype) -> None
 
 @pytest.mark.slow
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("vocab_size", [1, 7, 1000, 8192, 32_000, 50_304])
 def test_losses_and_gradients_are_those_of_pytorch_on_a_gpu(vocab_size, dtype):
@@ -50,7 +48,6 @@ def test_losses_and_gradients_are_those_of_pytorch_on_a_gpu(vocab_size, dtype):
 
 @pytest.mark.slow
 @pytest.mark.gpu
-@needs_gpu
 def test_more_numbers_than_32_bits_can_count_are_no_trouble():
     from foundry_model import triton_cross_entropy as kernels
 
@@ -69,7 +66,6 @@ def test_more_numbers_than_32_bits_can_count_are_no_trouble():
 
 @pytest.mark.slow
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_losses_of_a_gpu_are_made_by_the_kernels_and_as_near_to_the_truth_as_the_plain_one(dtype):
     from foundry_model.cross_entropy import gpu_kernels, headless_cross_entropy, summed_cross_entropy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foundry_config import canonical_json, parse_config
+from foundry_config import ExperimentConfig, canonical_json, parse_config
 from foundry_data import train_tokenizer, write_hf_tokenizer
 from foundry_train.manifest import Consumed, FileEntry, Manifest, WeightsSummary, seal
 
@@ -19,6 +19,11 @@ tokenizer: {{vocab_size: 300}}
 model: {{layers: 1, embedding_size: 8, hidden_size: 8, intermediate_hidden_size: 16, attention_heads: 2}}
 training: {{output_dir: runs/study, learning_rate: {learning_rate}, train_steps: 4}}
 """
+
+
+@pytest.fixture
+def study_config() -> ExperimentConfig:
+    return parse_config(STUDY.format(name="study", seed=1, learning_rate=1e-3))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from torch import nn
 
 from foundry_config import config_from_dict
 from foundry_config.errors import ConfigError
-from foundry_train import model_setup
+from foundry_train import build, model_setup
 from foundry_train.build import fingerprint_of
 from foundry_train.distributed import World
 from foundry_train.model_setup import prepare_for_training, use_liger_kernels, wants_chunked_loss, wants_compile
@@ -224,3 +224,16 @@ def test_no_batch_is_searched_for_padding():
 
 def test_memory_of_a_device_is_known_here():
     assert model_setup.device_memory_bytes(CPU) > 2**28
+
+
+@pytest.mark.parametrize("kernels", [types.SimpleNamespace(VERSION="3.6.0"), None])
+def test_the_fingerprint_on_cuda_names_the_kernels_of_the_loss(monkeypatch, kernels):
+    monkeypatch.setattr(build, "gpu_kernels", lambda device: kernels)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some Card")
+    config = make_config()
+    prepared = prepare(Recorder(), config)
+
+    fingerprint = fingerprint_of(prepared, config, World(0, 1, torch.device("cuda:0")))
+
+    assert fingerprint["loss_kernels"] == getattr(kernels, "VERSION", None)
+    assert "loss_kernels" not in fingerprint_of(prepared, config, World(0, 1, CPU))

@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
-from foundry_config import config_from_dict
 from foundry_config.errors import ConfigError
 from foundry_train import process_setup
 from foundry_train.devices import get_device, peak_flops
@@ -72,33 +72,27 @@ def test_a_card_that_was_made_the_current_one_stays_it(monkeypatch):
     assert get_device("cuda") == torch.device("cuda:1")
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_a_run_on_cuda_is_set_up_before_cuda_starts_and_says_what_repeats_its_bits(monkeypatch, caplog, deterministic):
+def test_a_run_on_cuda_sets_up_memory_before_cuda_starts(monkeypatch, study_config):
     calls: list = []
     monkeypatch.setattr(process_setup, "setup_memory", lambda device: calls.append(("memory", device)))
     monkeypatch.setattr(process_setup, "set_seed", lambda *_, **settings: calls.append(("seed", settings)))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("card", device.index)))
-    config = config_from_dict(
-        {
-            "experiment_name": "cuda",
-            "data": {"source_corpus": "corpus.txt", "batch_size": 2, "max_sequence_length": 8},
-            "tokenizer": {"vocab_size": 300},
-            "model": {
-                "layers": 1,
-                "embedding_size": 8,
-                "hidden_size": 8,
-                "intermediate_hidden_size": 8,
-                "attention_heads": 1,
-            },
-            "training": {"output_dir": "run", "learning_rate": 0.1, "deterministic": deterministic},
-        }
-    )
+
+    process_setup.set_up_process(study_config, World(device=torch.device("cuda:1")))
+
+    assert calls == [("memory", torch.device("cuda:1")), ("card", 1), ("seed", {"deterministic": False})]
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "said"), [("cuda:0", False, True), ("cuda:0", True, False), ("cpu", False, False)]
+)
+def test_what_repeats_the_bits_of_a_run_on_cuda_is_said(caplog, study_config, device, deterministic, said):
+    config = replace(study_config, training=replace(study_config.training, deterministic=deterministic))
 
     with caplog.at_level(logging.INFO):
-        process_setup.set_up_process(config, World(device=torch.device("cuda:1")))
+        process_setup.say_where(config, World(device=torch.device(device)))
 
-    assert calls == [("memory", torch.device("cuda:1")), ("card", 1), ("seed", {"deterministic": deterministic})]
-    assert ("training.deterministic: true" in caplog.text) is not deterministic
+    assert ("training.deterministic: true" in caplog.text) is said
 
 
 def test_device_falls_back_to_the_cpu_when_there_is_no_accelerator(monkeypatch):

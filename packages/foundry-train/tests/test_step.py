@@ -401,7 +401,6 @@ def test_only_the_kernel_of_adamw_on_cuda_decides_on_the_device():
 
 @pytest.mark.slow
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("call", [1, 3])
 def test_a_gpu_does_not_step_on_numbers_that_are_not_finite(call):
     model, plain = TinyModel().cuda(), TinyModel().cuda()

@@ -257,7 +257,7 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     liger_kernels: Numeric[bool] = False
     """Use the kernels of the optional extra `liger` (CUDA)."""
     deterministic: Numeric[bool] = False
-    """Only deterministic algorithms of PyTorch; on CUDA, no resumed or repeated run has the same bits without them."""
+    """Only deterministic algorithms of PyTorch; on CUDA they alone make sure that a resumed run has the same bits."""
     device: Numeric[Device] = "auto"
     """Where to train; `auto` takes an accelerator if there is one."""
     threads: Numeric[NonNegative] = 0

@@ -55,7 +55,7 @@ class DigestCache:
         return source_fingerprint([_Known(file.suffix, digest) for file, digest in zip(files, self.digests(files))])
 
     def sha256(self, paths: Sequence[Path]) -> list[str]:
-        """Return the SHA-256 of files of any kind. Reads and raises as `digests` does.
+        """Return the SHA-256 of regular files of any name. Reads and raises as `digests` does.
 
         Raises:
             DataError: Something is no regular file.

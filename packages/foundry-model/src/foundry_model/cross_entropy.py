@@ -4,9 +4,9 @@
     headless_cross_entropy(hidden [N, D], weight [V, D], targets)    logits never exist as a whole
 
 PyTorch's own path makes an fp32 copy of [N, V], its log-softmax, and the gradient of both. Here rows are taken a few at
-a time, in pieces that stay in the cache: fp32 exists only for the piece at hand. On a GPU, kernels of Triton read each
-row once and hold nothing in fp32 (`triton_cross_entropy`). The arithmetic is that of the plain path: fp32 sums,
-gradients rounded once to the type of the logits.
+a time, in pieces that stay in the cache: fp32 exists only for the piece at hand. On a GPU, kernels of Triton read every
+row once in each direction and hold nothing in fp32 (`triton_cross_entropy`). The arithmetic is that of the plain path:
+fp32 sums, gradients rounded once to the type of the logits.
 """
 
 import functools
@@ -75,7 +75,8 @@ def leave_untraced() -> None:
     are zero. Not done on import, since it imports the compiler, which takes a second.
     """
     global _apply_rowwise, _apply_headless
-    _apply_rowwise, _apply_headless = map(torch.compiler.disable, (_Rowwise.apply, _Headless.apply))
+    if _apply_headless == _Headless.apply:  # once: programs that are compiled already expect what they have met
+        _apply_rowwise, _apply_headless = map(torch.compiler.disable, (_Rowwise.apply, _Headless.apply))
 
 
 def _refuse_to_be_traced() -> None:

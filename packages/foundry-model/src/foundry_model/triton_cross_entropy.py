@@ -1,7 +1,7 @@
-"""Cross-entropy over rows of logits in one kernel on a GPU: each row is read once from memory, and once from the cache.
+"""Cross-entropy over rows of logits in two kernels on a GPU, each of which reads a row once.
 
-    losses, lse = row_losses(logits [n, V], targets [n])                   -log p(target) and log-sum-exp, fp32 [n]
-    row_gradients_(logits, targets, lse, factor)                           in place: factor * (p - onehot(target))
+    losses, lses = row_losses(logits [n, V], targets [n])          -log p(target) and log-sum-exp, fp32 [n] each
+    row_gradients(logits, targets, lses, factor, out=logits)       factor * (p - onehot(target)), in place or elsewhere
 
 PyTorch's own operations read and write rows of fp32 several times over. Here the type of the logits is read, all sums
 are fp32, and the gradient is rounded once. A row whose target is -100 has loss 0 and gradient 0. Every row is one
@@ -18,7 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-IGNORED = -100
+from foundry_model.cross_entropy import IGNORED
+
+VERSION = triton.__version__
 BLOCK = 8192  # logits that a program holds at a time
 WARPS = 16
 

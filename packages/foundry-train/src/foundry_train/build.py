@@ -139,7 +139,7 @@ def fingerprint_of(trainable: TrainableModel, config: ExperimentConfig, world: W
     if trainable.loss_function.cpu_attention:
         kernels["cpu_attention"] = True
     if world.device.type == "cuda":
-        kernels["loss_kernels"] = package_version("triton") if gpu_kernels(world.device) else None
+        kernels["loss_kernels"] = getattr(gpu_kernels(world.device), "VERSION", None)
     return numeric_fingerprint(
         world.device,
         model=trainable.model,

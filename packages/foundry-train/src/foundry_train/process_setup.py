@@ -25,10 +25,16 @@ def set_up_process(config: ExperimentConfig, world: World) -> None:
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     set_seed(config.random_seed, deterministic=config.training.deterministic)
-    if world.device.type == "cuda" and not config.training.deterministic:
-        logger.info("on CUDA, a resumed or repeated run has the same bits only with training.deterministic: true")
     logging.getLogger("transformers.modeling_utils").addFilter(is_no_padding_advice)
     check_ranks(config, world)
+
+
+def say_where(config: ExperimentConfig, world: World) -> None:
+    """Log what this process is, and what is not to be expected of it; once there is a log."""
+    if world.size > 1:
+        logger.info("rank %d of %d on %s", world.rank, world.size, world.device)
+    if world.device.type == "cuda" and not config.training.deterministic:
+        logger.info("on CUDA, only training.deterministic: true makes sure that a resumed run has the same bits")
 
 
 def is_no_padding_advice(record: logging.LogRecord) -> bool:
@@ -51,8 +57,6 @@ def check_ranks(config: ExperimentConfig, world: World) -> None:
             f"data.batch_size: {config.data.batch_size} sequences cannot be shared evenly by {world.size} ranks; "
             "start a number of ranks that divides it"
         )
-    if world.size > 1:
-        logger.info("rank %d of %d on %s", world.rank, world.size, world.device)
 
 
 def describe_batch(config: ExperimentConfig, world: World) -> str:

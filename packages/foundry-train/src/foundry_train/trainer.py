@@ -31,7 +31,7 @@ from foundry_train.loop_assembly import assemble_loop
 from foundry_train.manifest import ParentLink
 from foundry_train.memory import is_out_of_memory
 from foundry_train.planning import BatchSource, describe_plan, make_plan, write_plan
-from foundry_train.process_setup import describe_batch, set_up_process
+from foundry_train.process_setup import describe_batch, say_where, set_up_process
 from foundry_train.progress import PlainReporter, Reporter, Reporters
 from foundry_train.resuming import Beginning, begin, begin_fork, fork_source, has_own_full, parent_link
 from foundry_train.run_dir import RunDirectory, parse_resume
@@ -153,6 +153,7 @@ class Trainer:
         set_up_process(self.config, world)
         run = self._open_run(stack, world)
         self._open_logs(stack, world)
+        say_where(self.config, world)
         return Session(
             config=self.config,
             base_dir=self.base_dir,

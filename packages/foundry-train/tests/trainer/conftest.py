@@ -1,13 +1,15 @@
 """A project small enough to train a hundred times: a corpus of short sentences and a model of one recurrent layer."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from foundry_config import ExperimentConfig, config_from_dict
-from foundry_train import Trainer, TrainingSummary
+from foundry_train import Hook, Moment, Trainer, TrainingSummary
 from foundry_train.metrics_log import read_metrics
 
 MODULE = '''
@@ -103,6 +105,22 @@ def project(shared_project: TinyProject, monkeypatch: pytest.MonkeyPatch) -> Tin
     monkeypatch.syspath_prepend(shared_project.folder)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(shared_project.folder.parent))
     return shared_project
+
+
+class StopAt(Hook):
+    """Sends a signal to this process after a step, as a cluster would."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.step, self.number = step, number
+
+    def on_step(self, moment: Moment) -> None:
+        if moment.step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def stop_at() -> type[StopAt]:
+    return StopAt
 
 
 class RunReader:

@@ -9,7 +9,6 @@ the same training.
 import gc
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,14 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from foundry_train import Hook, Moment
 from foundry_train.devices import get_device, peak_flops
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.gpu]
 
 GPT2 = {
     "architecture": "gpt2",
@@ -43,17 +37,6 @@ HUNGRY = {
     "data": {"batch_size": 32, "max_sequence_length": 512},
 }
 LLAMA = GPT2 | {"architecture": "llama", "activation_function": "swiglu"}
-
-
-class StopAt(Hook):
-    """Sends a signal to this process after a step, as a cluster would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, moment: Moment) -> None:
-        if moment.step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture
@@ -95,7 +78,8 @@ def test_auto_trains_on_the_card_and_measures_it(losses, read):
     assert environment["hardware"]["gpus"] and environment["hardware"]["driver"]
     if peak_flops(get_device(), "bf16") is not None:
         assert all(0 < record["mfu"] < 1 for record in steps)
-    assert "fragmented" not in "".join(path.read_text() for path in Path(losses.run / "logs").glob("*.log"))
+    log = "".join(path.read_text() for path in Path(losses.run / "logs").glob("*.log"))
+    assert "only training.deterministic: true makes sure" in log and "fragmented" not in log
 
 
 def test_growing_segments_are_in_force_before_cuda_starts():
@@ -176,13 +160,13 @@ def test_every_optimizer_updates_as_on_the_cpu(losses, optimizer):
     ],
     ids=lambda settings: " ".join(f"{key}={value}" for key, value in settings.items()),
 )
-def test_a_stopped_run_goes_on_bit_for_bit(project, read, tmp_path, settings):
+def test_a_stopped_run_goes_on_bit_for_bit(project, read, tmp_path, settings, stop_at):
     changes = {"model": GPT2 | {"dropout": 0.1}}
     settings = {"device": "cuda", "deterministic": True, "train_steps": 10, **settings}
     try:
         whole = project.train(project.config(tmp_path / "whole", changes=changes, **settings))
         config = project.config(tmp_path / "cut", changes=changes, **settings)
-        first = project.train(config, hooks=[StopAt(4)])
+        first = project.train(config, hooks=[stop_at(4)])
         second = project.train(config)
     finally:
         torch.use_deterministic_algorithms(False)

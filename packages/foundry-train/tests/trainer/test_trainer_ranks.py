@@ -66,7 +66,7 @@ def train_cases(rank: int, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_ranks_train_stop_and_go_on_together_and_their_number_is_part_of_the_numeric_fingerprint(
-    project, read, tmp_path
+    project, read, tmp_path, stop_at
 ):
     (tmp_path / "project").symlink_to(project.folder)
     changes = {"model": {"dropout": 0.0}}
@@ -76,7 +76,7 @@ def test_two_ranks_train_stop_and_go_on_together_and_their_number_is_part_of_the
             (tmp_path / f"{name}.json").write_bytes(canonical_json(config))
     alone = project.train(project.config(tmp_path / "alone", changes=changes))
     begun = project.config(tmp_path / "begun-alone", changes=changes, save_every_steps=4)
-    project.train(begun, hooks=[StopAt(6)])
+    project.train(begun, hooks=[stop_at(6)])
 
     subprocess.run([sys.executable, __file__, str(tmp_path)], check=True, timeout=240)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(RANKS))
@@ -93,18 +93,10 @@ def test_two_ranks_train_stop_and_go_on_together_and_their_number_is_part_of_the
     for run in ("whole", "stopped", "begun-alone"):
         assert losses(read, tmp_path / run) == pytest.approx(expected, rel=1e-5)
     assert losses(read, tmp_path / "stopped") == losses(read, tmp_path / "whole")
+    for rank in range(RANKS):
+        logs = (tmp_path / "whole" / "logs").glob("*.log")
+        assert any(f"rank {rank} of 2 on cpu" in log.read_text() for log in logs)
     assert '"world_size":2' in (tmp_path / "begun-alone/lineage.jsonl").read_text()
-
-
-class StopAt(Hook):
-    """Sends a signal to this process after a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, moment: Moment) -> None:
-        if moment.step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def losses(read: Any, run: Path) -> list[float]:

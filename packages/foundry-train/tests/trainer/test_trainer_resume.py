@@ -17,17 +17,6 @@ from foundry_train.signals import Stopped
 pytestmark = pytest.mark.slow
 
 
-class StopAt(Hook):
-    """Sends a signal to this process after a step, as a cluster would."""
-
-    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
-        self.step, self.number = step, number
-
-    def on_step(self, moment: Moment) -> None:
-        if moment.step == self.step:
-            os.kill(os.getpid(), self.number)
-
-
 class RaiseAt(Hook):
     """Fails after a step, as a bug in a user's hook would."""
 
@@ -74,11 +63,13 @@ def test_a_complete_run_whose_last_checkpoint_was_damaged_reaches_the_same_end_a
 
 
 @pytest.mark.parametrize(("step", "number", "code"), [(1, signal.SIGTERM, 143), (7, signal.SIGINT, 130)])
-def test_a_signal_saves_and_stops_and_the_next_start_goes_on_bit_for_bit(project, read, tmp_path, step, number, code):
+def test_a_signal_saves_and_stops_and_the_next_start_goes_on_bit_for_bit(
+    project, read, tmp_path, step, number, code, stop_at
+):
     whole = project.train(project.config(tmp_path / "whole"))
     config = project.config(tmp_path / "cut")
 
-    first = project.train(config, hooks=[StopAt(step, number)])
+    first = project.train(config, hooks=[stop_at(step, number)])
     status = json.loads((first.run_dir / "status.json").read_bytes())
     second = project.train(config)
 
@@ -90,13 +81,13 @@ def test_a_signal_saves_and_stops_and_the_next_start_goes_on_bit_for_bit(project
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_weights_in_bf16_are_saved_in_fp32_and_a_stopped_run_goes_on_bit_for_bit(project, read, tmp_path):
+def test_weights_in_bf16_are_saved_in_fp32_and_a_stopped_run_goes_on_bit_for_bit(project, read, tmp_path, stop_at):
     settings = {"precision": "bf16", "bf16_params": True, "gradient_accumulation_steps": 2}
     whole = project.train(project.config(tmp_path / "whole", **settings))
     cast = project.train(project.config(tmp_path / "cast", **settings | {"bf16_params": False}))
     config = project.config(tmp_path / "cut", **settings)
 
-    project.train(config, hooks=[StopAt(5)])
+    project.train(config, hooks=[stop_at(5)])
     second = project.train(config)
 
     assert second.resumed_from == 5
@@ -254,8 +245,8 @@ def test_a_fork_of_the_same_experiment_repeats_its_bits(project, read, tmp_path)
         ({"model": {"dropout": 0.2}}, "model.dropout: 0.1 -> 0.2"),
     ],
 )
-def test_another_experiment_in_the_same_directory_is_refused_field_by_field(project, tmp_path, changes, path):
-    project.train(project.config(tmp_path / "run"), hooks=[StopAt(3)])
+def test_another_experiment_in_the_same_directory_is_refused_field_by_field(project, tmp_path, changes, path, stop_at):
+    project.train(project.config(tmp_path / "run"), hooks=[stop_at(3)])
 
     with pytest.raises(ResumeMismatchError, match=path) as caught:
         project.train(project.config(tmp_path / "run", changes=changes))
@@ -263,8 +254,8 @@ def test_another_experiment_in_the_same_directory_is_refused_field_by_field(proj
     assert caught.value.exit_code == 5
 
 
-def test_another_corpus_in_the_same_run_is_refused(project, tmp_path):
-    project.train(project.config(tmp_path / "run"), hooks=[StopAt(3)])
+def test_another_corpus_in_the_same_run_is_refused(project, tmp_path, stop_at):
+    project.train(project.config(tmp_path / "run"), hooks=[stop_at(3)])
     text = (project.folder / "corpus.txt").read_text()
     (tmp_path / "other.txt").write_text(text.replace("the red bird", "the blue bird"))
     changes = {"data": {"source_corpus": str(tmp_path / "other.txt")}}
@@ -273,9 +264,9 @@ def test_another_corpus_in_the_same_run_is_refused(project, tmp_path):
         project.train(project.config(tmp_path / "run", changes=changes))
 
 
-def test_another_machine_is_refused_by_name_unless_the_drift_is_allowed(project, tmp_path, monkeypatch):
+def test_another_machine_is_refused_by_name_unless_the_drift_is_allowed(project, tmp_path, monkeypatch, stop_at):
     config = project.config(tmp_path / "run")
-    project.train(config, hooks=[StopAt(3)])
+    project.train(config, hooks=[stop_at(3)])
     monkeypatch.setattr("foundry_train.environment.cpu_name", lambda: "another processor")
 
     with pytest.raises(ResumeMismatchError, match=r"cpu: .* -> another processor"):
@@ -287,8 +278,8 @@ def test_another_machine_is_refused_by_name_unless_the_drift_is_allowed(project,
     assert "another processor" in lineage
 
 
-def test_changing_what_does_not_matter_is_allowed(project, tmp_path):
-    project.train(project.config(tmp_path / "run"), hooks=[StopAt(3)])
+def test_changing_what_does_not_matter_is_allowed(project, tmp_path, stop_at):
+    project.train(project.config(tmp_path / "run"), hooks=[stop_at(3)])
 
     changes = {"evaluation": {"every_steps": 2}, "logging": {"log_every_steps": 1}}
     assert project.train(project.config(tmp_path / "run", changes=changes, keep_checkpoints=3)).steps == 12
@@ -302,22 +293,22 @@ def test_a_second_trainer_in_the_same_directory_is_refused(project, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adafactor", "muon"])
-def test_every_optimizer_resumes_bit_for_bit(project, read, tmp_path, optimizer):
+def test_every_optimizer_resumes_bit_for_bit(project, read, tmp_path, optimizer, stop_at):
     whole = project.train(project.config(tmp_path / "whole", optimizer=optimizer))
     config = project.config(tmp_path / "cut", optimizer=optimizer)
-    project.train(config, hooks=[StopAt(5)])
+    project.train(config, hooks=[stop_at(5)])
 
     assert read.weights(project.train(config)) == read.weights(whole)
 
 
 def test_a_clock_that_jumps_by_years_changes_neither_the_training_nor_where_it_goes_on(
-    project, read, tmp_path, monkeypatch
+    project, read, tmp_path, monkeypatch, stop_at
 ):
     plain = project.train(project.config(tmp_path / "plain", save_every_steps=2))
     true_time, calls = time.time, itertools.count()
     monkeypatch.setattr(time, "time", lambda: true_time() + 366 * 86_400 * (-1) ** next(calls))
     config = project.config(tmp_path / "run", save_every_steps=2)
-    stopped = project.train(config, hooks=[StopAt(7)])
+    stopped = project.train(config, hooks=[stop_at(7)])
     for age, folder in enumerate(sorted((tmp_path / "run" / "checkpoints").glob("step-*"))):
         os.utime(folder, (10**9 - age, 10**9 - age))  # the newest step looks oldest
 
