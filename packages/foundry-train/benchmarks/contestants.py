@@ -61,10 +61,20 @@ def plain_gpt(task: Task, shape: Shape) -> Result:
 
 
 def hf_trainer(task: Task, shape: Shape) -> Result:
-    """`transformers.Trainer` on the same model, without saving, evaluating or reporting."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    """`transformers.Trainer` as its users have it: nothing of ours, no saving, no evaluation, no report."""
+    return _hf_trainer(task, shape, lambda: transformers_model(shape))
 
+
+def hf_trainer_ours(task: Task, shape: Shape) -> Result:
+    """`transformers.Trainer` on the model that we build, which has our kernels for activations."""
     from foundry_model import create_model
+
+    config = make_config(task.shape, shape, task.folder, steps=task.steps, compile_mode="off", run="unused")
+    return _hf_trainer(task, shape, lambda: create_model(config))
+
+
+def _hf_trainer(task: Task, shape: Shape, build: Callable[[], torch.nn.Module]) -> Result:
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
     device = torch.device(device_of(task.shape))
     watch = Stopwatch(shape, device)
@@ -82,7 +92,6 @@ def hf_trainer(task: Task, shape: Shape) -> Result:
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
             return {"input_ids": self.rows[index], "labels": self.rows[index]}
 
-    config = make_config(task.shape, shape, task.folder, steps=task.steps, compile_mode="off", run="unused")
     with tempfile.TemporaryDirectory(dir=task.folder) as output:
         arguments = TrainingArguments(
             output_dir=output,
@@ -96,8 +105,22 @@ def hf_trainer(task: Task, shape: Shape) -> Result:
             report_to=[],
             disable_tqdm=True,
         )
-        Trainer(create_model(config), arguments, train_dataset=Rows(), callbacks=[Watch()]).train()
+        Trainer(build(), arguments, train_dataset=Rows(), callbacks=[Watch()]).train()
     return watch.result()
+
+
+def transformers_model(shape: Shape) -> torch.nn.Module:
+    """The model of transformers of that shape, with its own defaults but for dropout, which ours has not."""
+    sizes = {"vocab_size": shape.vocab, "max_position_embeddings": shape.length, "hidden_size": shape.width}
+    sizes |= {"num_hidden_layers": shape.layers, "num_attention_heads": shape.heads}
+    if shape.architecture == "llama":
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        return LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=shape.inner))
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    return GPT2LMHeadModel(GPT2Config(**sizes, n_inner=shape.inner, **dropout))
 
 
 def _loop(task: Task, shape: Shape, model: torch.nn.Module, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> Result:
@@ -123,7 +146,13 @@ def _loop(task: Task, shape: Shape, model: torch.nn.Module, loss_of: Callable[[t
     return watch.result()
 
 
-CONTESTANTS = {"foundry": foundry, "bare": bare, "plain-gpt": plain_gpt, "hf-trainer": hf_trainer}
+CONTESTANTS = {
+    "foundry": foundry,
+    "bare": bare,
+    "plain-gpt": plain_gpt,
+    "hf-trainer": hf_trainer,
+    "hf-trainer-ours": hf_trainer_ours,
+}
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from foundry_model import flops_per_token
 from foundry_train.devices import peak_flops
 
 HERE = Path(__file__).parent
-NAMES = ("foundry", "bare", "plain-gpt", "hf-trainer", "litgpt")
+NAMES = ("foundry", "bare", "plain-gpt", "hf-trainer", "hf-trainer-ours", "litgpt")
 Results = dict[tuple[str, str], list[dict[str, Any]]]
 
 
@@ -115,7 +115,7 @@ def show(name: str, results: Results) -> None:
 def row(*columns: str) -> str:
     """One line of the table."""
     first, *rest = columns
-    return f"{first:12}" + "".join(f"{column:>12}" for column in rest)
+    return f"{first:16}" + "".join(f"{column:>12}" for column in rest)
 
 
 def flops(name: str) -> float:
