@@ -120,7 +120,7 @@ def test_undisturbed_puts_generators_and_modes_back_even_after_an_error():
     model[1].eval()  # a part that was frozen on purpose stays so
     before = torch.get_rng_state()
 
-    with pytest.raises(KeyError), undisturbed(model, torch.device("cpu")):
+    with pytest.raises(KeyError), undisturbed(list(model.modules()), torch.device("cpu")):
         model.train()
         torch.manual_seed(0)
         raise KeyError

@@ -5,12 +5,11 @@ with the nearest right name, and those that something else decides with what tha
 """
 
 import dataclasses
-import gc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from foundry_config.errors import ConfigError
+from foundry_config.importing import uncollected
 from foundry_config.lookup import did_you_mean
 from foundry_model.blueprints import Blueprint
 from foundry_model.rope import merged_rope
@@ -22,7 +21,7 @@ def config_class(model_type: str) -> Any:
     Raises:
         ConfigError: transformers knows no causal language model of that type.
     """
-    with _uncollected():
+    with uncollected():
         # transformers costs seconds, so only what builds or reads a model pays for it
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -38,7 +37,7 @@ def config_class(model_type: str) -> Any:
 
 def model_class(config: Any) -> Any:
     """Return the causal-LM class that goes with a family's config object."""
-    with _uncollected():
+    with uncollected():
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
         found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -114,18 +113,6 @@ def _construct(cls: Any, model_type: str, settings: dict[str, Any]) -> Any:
     except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
         reason = str(error.__cause__ or error).strip()
         raise ConfigError(f"model: transformers refuses this {model_type!r}: {reason}") from error
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Hold the garbage collector off: imports make millions of lasting objects, and scanning them costs a fifth."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 # Fields of every config that say nothing about the network.

@@ -11,7 +11,7 @@ a hook which samples text or draws random numbers leaves the training bits as th
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -83,22 +83,26 @@ class Hook:
 
 
 @contextlib.contextmanager
-def undisturbed(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+def undisturbed(modules: Sequence[torch.nn.Module], device: torch.device) -> Iterator[None]:
     """Run a block that may draw random numbers or switch to evaluation, then put everything back as it was.
+
+    Args:
+        modules: All modules of the model, itself included; listing them takes longer than the rest of this.
+        device: Whose random generator is looked after, beside the CPU's.
 
     >>> layer = torch.nn.Dropout(0.5)
     >>> before = torch.get_rng_state()
-    >>> with undisturbed(layer, torch.device("cpu")):
+    >>> with undisturbed([layer], torch.device("cpu")):
     ...     layer.eval(), torch.rand(3)
     (Dropout(p=0.5, inplace=False), tensor([...]))
     >>> layer.training, bool((torch.get_rng_state() == before).all())
     (True, True)
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [module.training for module in modules]
     try:
         with undisturbed_generators(device):
             yield
     finally:
-        for module, training in modes:
+        for module, training in zip(modules, modes, strict=True):
             if module.training is not training:
                 module.training = training

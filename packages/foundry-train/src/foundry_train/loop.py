@@ -139,6 +139,7 @@ class TrainingLoop:
         self._batches = batches
         self._position = position
         self._model = model
+        self._modules = list(model.modules())
         self._optimizer = optimizer
         self._learning_rate = learning_rate
         self._updater = updater
@@ -316,7 +317,7 @@ class TrainingLoop:
         if not hooks:
             return
         moment = Moment(self._last_record, self.state.step, self._model, self._log)
-        with undisturbed(self._model, self._world.device):
+        with undisturbed(self._modules, self._world.device):
             for hook in hooks:
                 getattr(hook, name)(moment)
         self.throughput.resume_clock()

@@ -19,6 +19,7 @@ from torch import nn
 from foundry_config import TrainingConfig
 from foundry_config.errors import ConfigError
 from foundry_config.lookup import pick
+from foundry_train.fused_adamw import FusedAdamW
 
 OptimizerFactory = Callable[
     [nn.Module, TrainingConfig, torch.device], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
@@ -166,13 +167,12 @@ def _is_matrix(parameter: nn.Parameter) -> bool:
 
 
 def _adamw(groups: list[dict[str, Any]], training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        groups,
-        lr=training.learning_rate,
-        betas=(training.adam_beta1, training.adam_beta2),
-        eps=training.adam_epsilon,
-        fused=has_fused(device),
-    )
+    settings: dict[str, Any] = {
+        "lr": training.learning_rate,
+        "betas": (training.adam_beta1, training.adam_beta2),
+        "eps": training.adam_epsilon,
+    }
+    return FusedAdamW(groups, **settings) if has_fused(device) else torch.optim.AdamW(groups, **settings)
 
 
 OPTIMIZERS: dict[str, OptimizerFactory] = {"adamw": adamw, "muon": muon, "sgd": sgd, "adafactor": adafactor}

@@ -23,6 +23,7 @@ from foundry_config.errors import MemoryExhaustedError
 from foundry_data.torch_loader import GlobalBatch
 from foundry_train.bf16_weights import Bf16Weights
 from foundry_train.distributed import World
+from foundry_train.fused_adamw import FusedAdamW
 from foundry_train.memory import is_out_of_memory, release_memory
 from foundry_train.optimizers import OptimizerGroup, trainable
 from foundry_train.precision import Precision
@@ -260,7 +261,7 @@ def decides_on_device(optimizer: OptimizerGroup, device: torch.device) -> bool:
     Only AdamW: the kernel of SGD would take a momentum that was never written for a real one.
     """
     return device.type == "cuda" and all(
-        type(member) is torch.optim.AdamW and getattr(member, "_step_supports_amp_scaling", False)
+        type(member) in (FusedAdamW, torch.optim.AdamW) and getattr(member, "_step_supports_amp_scaling", False)
         for member in optimizer.optimizers
     )
 

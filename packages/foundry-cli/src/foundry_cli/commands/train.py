@@ -192,11 +192,13 @@ def run_training(
 ) -> "TrainingSummary":
     """Train one experiment, showing its progress on standard error."""
     from foundry_cli.reporters import ReporterHandler, make_reporter
+    from foundry_config.importing import uncollected
 
     reporter = make_reporter(every_steps=experiment.config.logging.log_every_steps)
     try:
         reporter.stage("loading PyTorch")
-        from foundry_train import Trainer
+        with uncollected():
+            from foundry_train import Trainer
 
         trainer = Trainer(
             experiment.config,
