@@ -24,12 +24,13 @@ import torch
 from shapes import SHAPES, device_of
 from workload import STARTED, WARM_UP_STEPS, make_config, write_corpus
 
+from foundry_config import dump_config
 from foundry_data.processor import DataProcessor
 from foundry_model import flops_per_token
 from foundry_train.devices import peak_flops
 
 HERE = Path(__file__).parent
-NAMES = ("foundry", "bare", "plain-gpt", "hf-trainer", "hf-trainer-ours", "litgpt")
+NAMES = ("foundry", "command", "bare", "plain-gpt", "hf-trainer", "hf-trainer-ours", "litgpt")
 Results = dict[tuple[str, str], list[dict[str, Any]]]
 
 
@@ -74,6 +75,8 @@ def measure(name: str, folder: Path, task: argparse.Namespace) -> Results:
 
 def run(contestant: str, name: str, folder: Path, *, steps: int, mode: str) -> dict[str, Any] | None:
     """Run one contestant; None if it failed."""
+    if contestant == "command":
+        return first_step_of_the_command(name, folder, mode)
     options = [name, "--steps", str(steps), "--compile", mode]
     if contestant == "litgpt":
         uv = shutil.which("uv") or "uv"
@@ -92,6 +95,22 @@ def run(contestant: str, name: str, folder: Path, *, steps: int, mode: str) -> d
         return None
 
 
+def first_step_of_the_command(name: str, folder: Path, mode: str) -> dict[str, Any] | None:
+    """Seconds from typing `foundry train` to the first update, by the clock of metrics.jsonl."""
+    with tempfile.TemporaryDirectory(dir=folder) as run:
+        config = make_config(name, SHAPES[name], folder, steps=2, compile_mode=mode, run=run)
+        path = Path(run) / "experiment.yaml"
+        path.write_text(dump_config(config))
+        started = time.time()
+        command = [sys.executable, "-m", "foundry_cli", "train", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"command on {name} (compile {mode}) failed: {done.stderr[-500:]}", file=sys.stderr)
+            return None
+        lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    return {"first_step_seconds": next(line["time"] for line in lines if line["kind"] == "step") - started}
+
+
 def show(name: str, results: Results) -> None:
     """Print a table; ratios are ours over theirs at the same compile setting."""
     shape, device = SHAPES[name], torch.device(device_of(name))
@@ -103,11 +122,11 @@ def show(name: str, results: Results) -> None:
         ours = median(results.get(("foundry", mode), []), "tokens_per_second")
         first, memory = median(found, "first_step_seconds"), median(found, "peak_bytes")
         columns = (
-            f"{rate:,.0f}",
+            f"{rate:,.0f}" if rate else "-",
             f"x{ours / rate:.2f}" if ours and rate else "-",
             f"{first:.1f} s" if first else "-",
             f"{memory / 2**30:.2f} GiB" if memory else "-",
-            f"{100 * rate * flops(name) / peak:.1f}%" if peak else "-",
+            f"{100 * rate * flops(name) / peak:.1f}%" if peak and rate else "-",
         )
         print(row(contestant, mode, *columns))
 
