@@ -1,6 +1,6 @@
 """Batches per second as a trainer receives them, against other loaders, as ratios of one run.
 
-    uv run --group peers-data python packages/foundry-data/benchmarks/batches.py --tokens 50000000
+    uv run --group peers python packages/foundry-data/benchmarks/batches.py --tokens 50000000
 
 All read random tokens of the same number in rows of T. Peers that are not installed are left out.
 """

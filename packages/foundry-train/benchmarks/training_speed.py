@@ -9,6 +9,7 @@ shown as failed and the others go on. Nothing else should run on the machine.
 """
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -83,7 +84,8 @@ def run(contestant: str, name: str, folder: Path, *, steps: int, mode: str) -> d
         command = [uv, "run", "--isolated", "--no-project", "--with", "litgpt", str(HERE / "litgpt_contestant.py")]
         command += options
     else:
-        command = [sys.executable, str(HERE / "contestants.py"), contestant, *options, "--folder", str(folder)]
+        python = python_with_accelerate() if contestant.startswith("hf-trainer") else sys.executable
+        command = [python, str(HERE / "contestants.py"), contestant, *options, "--folder", str(folder)]
     environment = os.environ | {STARTED: repr(time.time())}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     try:
@@ -93,6 +95,14 @@ def run(contestant: str, name: str, folder: Path, *, steps: int, mode: str) -> d
         reason = f"exit code {done.returncode}, {last_line}"
         print(f"{contestant} on {name} (compile {mode}) failed: {reason}", file=sys.stderr)
         return None
+
+
+@functools.cache
+def python_with_accelerate() -> str:
+    """The interpreter of this environment with accelerate, which HF Trainer needs; transformers imports it if it can."""
+    uv = shutil.which("uv") or "uv"
+    tell = [uv, "run", "--no-sync", "--with", "accelerate", "python", "-c", "import sys; print(sys.executable)"]
+    return subprocess.run(tell, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def first_step_of_the_command(name: str, folder: Path, mode: str) -> dict[str, Any] | None:
