@@ -9,7 +9,6 @@ shown as failed and the others go on. Nothing else should run on the machine.
 """
 
 import argparse
-import functools
 import json
 import os
 import shutil
@@ -84,8 +83,8 @@ def run(contestant: str, name: str, folder: Path, *, steps: int, mode: str) -> d
         command = [uv, "run", "--isolated", "--no-project", "--with", "litgpt", str(HERE / "litgpt_contestant.py")]
         command += options
     else:
-        python = python_with_accelerate() if contestant.startswith("hf-trainer") else sys.executable
-        command = [python, str(HERE / "contestants.py"), contestant, *options, "--folder", str(folder)]
+        python = python_with_accelerate() if contestant.startswith("hf-trainer") else [sys.executable]
+        command = [*python, str(HERE / "contestants.py"), contestant, *options, "--folder", str(folder)]
     environment = os.environ | {STARTED: repr(time.time())}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     try:
@@ -97,12 +96,11 @@ def run(contestant: str, name: str, folder: Path, *, steps: int, mode: str) -> d
         return None
 
 
-@functools.cache
-def python_with_accelerate() -> str:
-    """The interpreter of this environment with accelerate, which HF Trainer needs; transformers imports it if it can."""
-    uv = shutil.which("uv") or "uv"
-    tell = [uv, "run", "--no-sync", "--with", "accelerate", "python", "-c", "import sys; print(sys.executable)"]
-    return subprocess.run(tell, capture_output=True, text=True, check=True).stdout.strip()
+def python_with_accelerate() -> list[str]:
+    """Begins a command of this environment plus accelerate, which HF Trainer needs; the clock starts when uv is done."""
+    start = f"import os, sys, time; os.environ[{STARTED!r}] = repr(time.time()); "
+    start += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    return [shutil.which("uv") or "uv", "run", "--no-sync", "--with", "accelerate", "python", "-c", start]
 
 
 def first_step_of_the_command(name: str, folder: Path, mode: str) -> dict[str, Any] | None:
