@@ -97,7 +97,7 @@ def run(contestant: str, name: str, folder: Path, *, steps: int, mode: str) -> d
 
 
 def python_with_accelerate() -> list[str]:
-    """Begins a command of this environment plus accelerate, which HF Trainer needs; the clock starts when uv is done."""
+    """Begin a command of this environment plus accelerate, which HF Trainer needs; uv itself is not timed."""
     start = f"import os, sys, time; os.environ[{STARTED!r}] = repr(time.time()); "
     start += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     return [shutil.which("uv") or "uv", "run", "--no-sync", "--with", "accelerate", "python", "-c", start]
