@@ -62,7 +62,8 @@ def plain_gpt(task: Task, shape: Shape) -> Result:
 
 def hf_trainer(task: Task, shape: Shape) -> Result:
     """`transformers.Trainer` as its users have it: nothing of ours, no saving, no evaluation, no report."""
-    return _hf_trainer(task, shape, lambda: transformers_model(shape))
+    config = make_config(task.shape, shape, task.folder, steps=task.steps, compile_mode="off", run="unused")
+    return _hf_trainer(task, shape, lambda: transformers_model(shape, tied=config.model.tie_embeddings))
 
 
 def hf_trainer_ours(task: Task, shape: Shape) -> Result:
@@ -109,9 +110,10 @@ def _hf_trainer(task: Task, shape: Shape, build: Callable[[], torch.nn.Module]) 
     return watch.result()
 
 
-def transformers_model(shape: Shape) -> torch.nn.Module:
-    """The model of transformers of that shape, with its own defaults but for dropout, which ours has not."""
-    sizes = {"vocab_size": shape.vocab, "max_position_embeddings": shape.length, "hidden_size": shape.width}
+def transformers_model(shape: Shape, *, tied: bool) -> torch.nn.Module:
+    """The model of transformers of that shape, with its own defaults but for dropout, which ours has not, and tying."""
+    sizes: dict[str, Any] = {"tie_word_embeddings": tied}
+    sizes |= {"vocab_size": shape.vocab, "max_position_embeddings": shape.length, "hidden_size": shape.width}
     sizes |= {"num_hidden_layers": shape.layers, "num_attention_heads": shape.heads}
     if shape.architecture == "llama":
         from transformers import LlamaConfig, LlamaForCausalLM

@@ -9,6 +9,7 @@ shown as failed and the others go on. Nothing else should run on the machine.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -98,6 +99,8 @@ def run(contestant: str, name: str, folder: Path, *, steps: int, mode: str) -> d
 
 def python_with_accelerate() -> list[str]:
     """Begin a command of this environment plus accelerate, which HF Trainer needs; uv itself is not timed."""
+    if importlib.util.find_spec("accelerate") is not None:
+        return [sys.executable]
     start = f"import os, sys, time; os.environ[{STARTED!r}] = repr(time.time()); "
     start += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     return [shutil.which("uv") or "uv", "run", "--no-sync", "--with", "accelerate", "python", "-c", start]

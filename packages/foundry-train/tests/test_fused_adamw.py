@@ -153,3 +153,31 @@ def test_weights_of_several_types_in_one_group():
             optimizer.step()
 
     assert all(torch.equal(a, b) for a, b in zip(both[0][0], both[1][0], strict=True))
+
+
+@pytest.mark.parametrize("variant", ["amsgrad", "maximize"])
+def test_variants_of_adamw_are_those_of_torch(variant):
+    ours, theirs = net(), net()
+    both = (
+        (ours, FusedAdamW(groups(ours), **SETTINGS, **{variant: True})),
+        (theirs, torch.optim.AdamW(groups(theirs), **SETTINGS, **{variant: True}, fused=True)),
+    )
+
+    for step in range(4):
+        for model, optimizer in both:
+            backward(model, step)
+            optimizer.step()
+
+    assert_same(*both)
+
+
+def test_a_group_without_parameters_is_no_obstacle():
+    model = net()
+    optimizer = FusedAdamW([*groups(model), {"params": []}], **SETTINGS)
+    before = model[0].weight.clone()
+
+    for step in range(2):
+        backward(model, step)
+        optimizer.step()
+
+    assert optimizer.state[model[0].weight]["step"] == 2 and not torch.equal(model[0].weight, before)

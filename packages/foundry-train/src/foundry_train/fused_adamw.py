@@ -60,10 +60,9 @@ class FusedAdamW(torch.optim.AdamW):
             parameters = group["params"]
             gradients = [parameter.grad for parameter in parameters]
             states = [self.state.get(parameter) for parameter in parameters]
-            complete = all(states) and all(gradient is not None for gradient in gradients)
-            if not complete or len({(g.device, g.dtype, g.layout) for g in gradients}) > 1:
-                return None
-            if gradients[0].layout is not torch.strided or group["amsgrad"] or group["maximize"]:
+            kinds = {None if g is None else (g.device, g.dtype, g.layout is torch.strided) for g in gradients}
+            alike = len(kinds) == 1 and None not in kinds and all(kind[2] for kind in kinds if kind)
+            if not alike or not all(states) or group["amsgrad"] or group["maximize"]:
                 return None
             found.append((parameters, gradients, states))
         return found

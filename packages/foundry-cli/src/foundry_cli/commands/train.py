@@ -192,7 +192,7 @@ def run_training(
 ) -> "TrainingSummary":
     """Train one experiment, showing its progress on standard error."""
     from foundry_cli.reporters import ReporterHandler, make_reporter
-    from foundry_config.importing import uncollected
+    from foundry_config.collecting import uncollected
 
     reporter = make_reporter(every_steps=experiment.config.logging.log_every_steps)
     try:

@@ -1,4 +1,4 @@
-"""Large libraries are imported faster without the garbage collector."""
+"""Doing without the garbage collector for a moment: what makes millions of lasting objects is quicker without it."""
 
 import gc
 from collections.abc import Generator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Generator[None]:
-    """Hold the garbage collector off: imports make millions of lasting objects, and scanning them costs a tenth.
+    """Hold the garbage collector off; on imports of large libraries it takes a tenth of the time.
 
     >>> with uncollected():
     ...     import decimal
