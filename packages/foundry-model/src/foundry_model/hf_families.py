@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from foundry_config.errors import ConfigError
 from foundry_config.collecting import uncollected
+from foundry_config.errors import ConfigError
 from foundry_config.lookup import did_you_mean
 from foundry_model.blueprints import Blueprint
 from foundry_model.rope import merged_rope
