@@ -9,13 +9,13 @@ than `MIN_WORDS` words are left out. Files are found by name and parsed with `as
 
 import ast
 import functools
+import gc
 import os
 import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from foundry_config.collecting import uncollected
 from foundry_config.errors import DataError
 from foundry_data.documents import DocumentBlock, ReadReport, ReadSettings, is_unicode
 from foundry_data.fingerprint import fingerprint
@@ -120,9 +120,15 @@ def docstrings(source: bytes) -> list[tuple[int, str]]:
 
 def _parse(source: bytes) -> ast.Module:
     """Parse without warnings about old escapes, and without the garbage collector, a quarter of the time."""
-    with uncollected(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return ast.parse(source)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(source)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _docstrings_below(node: ast.AST) -> Iterator[tuple[int, str]]:
