@@ -44,13 +44,16 @@ def generate(
     json: JsonOption = False,
 ) -> None:
     """Continue prompts with MODEL, written to the terminal as it comes; the same seed gives the same text."""
+    from foundry_cli.libraries import load_libraries
     from foundry_cli.targets import find_model
-    from foundry_model import generate_text
 
     for text in prompt:
         _check_unicode(text)
     prompts = [*prompt, *_read_prompts(prompts_file)] or [""]
     folder = find_model(model, checkpoint, base_dir=base_dir)
+    load_libraries()
+    from foundry_model import generate_text
+
     network, tokenizer, start_id = _load(folder, device)
     streams = len(prompts) == 1 and not json
     if streams:

@@ -159,6 +159,9 @@ def _model_facts(config: "ExperimentConfig", *, tokens: int | None, checkpoints:
     """Return parameters, operations, memory and disk, from shapes alone; None where tokens or checkpoints are."""
     from dataclasses import asdict
 
+    from foundry_cli.libraries import load_libraries
+
+    load_libraries()
     from foundry_model import count_parameters, create_model, flops_per_token
     from foundry_model.memory import estimate_memory
 

@@ -191,14 +191,14 @@ def run_training(
     experiment: "Experiment", *, resume: str = "auto", fork: Path | None = None, allow_numeric_drift: bool = False
 ) -> "TrainingSummary":
     """Train one experiment, showing its progress on standard error."""
+    from foundry_cli.libraries import load_libraries
     from foundry_cli.reporters import ReporterHandler, make_reporter
-    from foundry_config.collecting import uncollected
 
     reporter = make_reporter(every_steps=experiment.config.logging.log_every_steps)
     try:
         reporter.stage("loading PyTorch")
-        with uncollected():
-            from foundry_train import Trainer
+        load_libraries()
+        from foundry_train import Trainer
 
         trainer = Trainer(
             experiment.config,
