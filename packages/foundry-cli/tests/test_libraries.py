@@ -10,15 +10,23 @@ from foundry_cli.libraries import map_shared_libraries
 MAPPED_FIRST = """
 import sys
 from pathlib import Path
-from foundry_cli.libraries import _torch_folder, map_shared_libraries
-def mapped():
+from foundry_cli import libraries
+
+def watched(folder, real=libraries.map_shared_libraries):
+    before = is_mapped()
+    real(folder)
+    seen.append((before, is_mapped(), "torch" in sys.modules))
+
+def is_mapped():
     return "libtorch_cpu.so" in Path("/proc/self/maps").read_text()
-assert not mapped()
-map_shared_libraries(_torch_folder())
-assert mapped() and "torch" not in sys.modules
-import torch
-assert torch.linalg.inv(2 * torch.eye(3)).sum() == 1.5
-assert _torch_folder() is None  # there is nothing to do any more
+
+seen = []
+libraries.map_shared_libraries = watched
+libraries.load_libraries()
+assert seen == [(False, True, False)], seen
+assert {"torch", "transformers.models"} <= set(sys.modules)
+assert sys.modules["torch"].linalg.inv(2 * sys.modules["torch"].eye(3)).sum() == 1.5
+assert libraries._torch_folder() is None  # nothing is left to do
 """
 
 

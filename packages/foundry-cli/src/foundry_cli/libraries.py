@@ -17,9 +17,11 @@ def load_libraries() -> None:
     from foundry_config.collecting import uncollected
 
     with uncollected():
+        import transformers
 
         mapping = Thread(target=map_shared_libraries, args=(_torch_folder(),))
         mapping.start()
+        import transformers.models  # noqa: F401
 
         mapping.join()
         import torch  # noqa: F401
