@@ -20,7 +20,7 @@ from foundry_data.readers import DocumentStream
 from foundry_data.splits import Corpus, Split, stage_folder
 from foundry_data.stages import building_lock, publish, start_building, storage_errors
 from foundry_data.transform_runner import run_manipulation
-from foundry_data.transforms import StepSpec, manipulation_fingerprint
+from foundry_data.transforms import StepSpec, manipulation_fingerprint, steps_draw
 
 TEXT_FILE = "documents.jsonl"
 CHECKSUM_FILE = "documents.sha256"  # as `sha256sum --check` reads it
@@ -58,6 +58,9 @@ def ablate(split: Split, prepared: Path, ablation: Ablation, progress: Progress,
     if not ablation.steps:
         return Ablated(split, [])
     replacement = ablation.replacement
+    if replacement is None and not steps_draw(ablation.steps, base_dir=ablation.base_dir):
+        # a seed that decides nothing is left out, so that runs of several seeds share the stage
+        ablation = ablation._replace(seed=0)
     identity = fingerprint(
         {
             "documents": split.fingerprint,

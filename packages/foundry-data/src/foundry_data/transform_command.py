@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from msgspec import Meta
 
@@ -36,6 +36,8 @@ _starting = threading.Lock()  # held from the start of a program until it is in 
 
 class Command(DocumentTransform):
     """Send each document through a program."""
+
+    seedless: ClassVar[bool] = True
 
     command: Annotated[tuple[Text, ...], Meta(min_length=1)]
     timeout_seconds: Annotated[float, Meta(gt=0, le=86400)] = 60.0

@@ -13,7 +13,7 @@ are compared. Memory: 16 bytes per document (exact) or 0.5 kB (MinHash), and Pyt
 import hashlib
 import zlib
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ Numbers = npt.NDArray[np.uint64]
 
 class Deduplicate(SequentialFilter):
     """Remove documents whose text was there before."""
+
+    seedless: ClassVar[bool] = True
 
     ignore: Literal["nothing", "case", "case_and_space"] = "nothing"
 

@@ -7,7 +7,7 @@
 {name: hash_split, fraction: 0.1, keep: train}                    keeps one side of a split by seed and text
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -19,6 +19,8 @@ from foundry_data.words import count_words
 
 class RegexDrop(DocumentTransform):
     """Remove the documents in which a regular expression matches, or all others."""
+
+    seedless: ClassVar[bool] = True
 
     pattern: Text
     ignore_case: bool = False
@@ -37,6 +39,8 @@ class RegexDrop(DocumentTransform):
 class FilterLength(DocumentTransform):
     """Remove documents outside a range of lengths, both ends included."""
 
+    seedless: ClassVar[bool] = True
+
     minimum: Count = 0
     maximum: Count | None = None
     unit: Literal["words", "characters"] = "words"
@@ -54,6 +58,8 @@ class FilterLength(DocumentTransform):
 
 class FilterCharacters(DocumentTransform):
     """Remove documents in which too few characters match a regular expression for one character."""
+
+    seedless: ClassVar[bool] = True
 
     allowed: Text
     minimum_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
@@ -84,6 +90,8 @@ class Sample(DocumentTransform):
 
 class HashSplit(DocumentTransform):
     """Keep one side of a split by the hash of the document; `fraction` is the share of the side `test`."""
+
+    seedless: ClassVar[bool] = True
 
     fraction: Fraction
     keep: Literal["train", "test"]

@@ -36,6 +36,10 @@ class FunctionOnDocument(DocumentTransform):
             return lambda text: function(text, **self.options)
         return lambda text: function(text, seed=keyed_hash(context.seed, "function", text), **self.options)
 
+    def draws(self, context: StepContext, /) -> bool:
+        """Tell whether the function takes a seed."""
+        return _wants_seed(find_function(self.reference, self.options, context.base_dir), self.options)
+
     def code(self, context: StepContext, /) -> str:
         """Fingerprint the module of the function, and what it imports from the project."""
         return project_fingerprint(self.reference, context.base_dir)
@@ -52,6 +56,10 @@ class FunctionOnStream(StreamTransform):
         function = find_function(self.reference, self.options, context.base_dir)
         seed = {"seed": context.seed} if _wants_seed(function, self.options) else {}
         return function(documents, **seed, **self.options)
+
+    def draws(self, context: StepContext, /) -> bool:
+        """Tell whether the function takes a seed."""
+        return _wants_seed(find_function(self.reference, self.options, context.base_dir), self.options)
 
     def code(self, context: StepContext, /) -> str:
         """Fingerprint the module of the function, and what it imports from the project."""

@@ -11,7 +11,7 @@ one of the `transform_*.py` files and give it a line in the dict at the end of t
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -36,6 +36,13 @@ class StepContext(NamedTuple):
 
 class Transform(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Base of all steps; the fields are the options."""
+
+    seedless: ClassVar[bool] = False
+    """Set where `context.seed` is never looked at: what such steps make is then made once for all seeds."""
+
+    def draws(self, _context: StepContext, /) -> bool:
+        """Tell whether the result may depend on the seed."""
+        return not self.seedless
 
     def code(self, _context: StepContext, /) -> str:
         """Fingerprint the code that does the work."""

@@ -11,7 +11,7 @@ White space that separates what remains is kept. A document left without text is
 
 import itertools
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -26,6 +26,8 @@ WORD = re.compile(r"\S+")
 
 class RegexReplace(DocumentTransform):
     """Replace every match of a regular expression; the replacement may name groups, as in `re.sub`."""
+
+    seedless: ClassVar[bool] = True
 
     pattern: Text
     replacement: str = ""
@@ -47,6 +49,8 @@ class RegexReplace(DocumentTransform):
 class Lowercase(DocumentTransform):
     """Make every letter a small one."""
 
+    seedless: ClassVar[bool] = True
+
     def editor(self, _context: StepContext, /) -> Edit:
         """Return `str.lower`."""
         return str.lower
@@ -54,6 +58,8 @@ class Lowercase(DocumentTransform):
 
 class DropWords(DocumentTransform):
     """Remove whole words, each with the spaces after it."""
+
+    seedless: ClassVar[bool] = True
 
     words: Annotated[tuple[Text, ...], Meta(min_length=1)]
     ignore_case: bool = True
@@ -69,6 +75,8 @@ class DropWords(DocumentTransform):
 
 class DropSentences(DocumentTransform):
     """Remove the sentences in which a regular expression matches, or all others."""
+
+    seedless: ClassVar[bool] = True
 
     pattern: Text
     ignore_case: bool = False

@@ -108,6 +108,15 @@ def manipulation_fingerprint(steps: Sequence[StepSpec], *, seed: int, base_dir: 
     )
 
 
+def steps_draw(steps: Sequence[StepSpec], *, base_dir: Path | None = None) -> bool:
+    """Tell whether what the steps make may depend on the seed.
+
+    Raises:
+        ConfigError: As `parse_steps`.
+    """
+    return any(step.transform.draws(step.context) for step in parse_steps(steps, seed=0, base_dir=base_dir))
+
+
 def _parse(spec: StepSpec, base_dir: Path) -> tuple[str, Transform]:
     """Return the name and the checked step of one entry."""
     if not isinstance(spec, str | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] (it comes from a person)
