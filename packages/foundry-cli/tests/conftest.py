@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from foundry_cli import run
+from foundry_cli.commands.init import starter_text
 from foundry_train.manifest import Consumed, FileEntry, Manifest, WeightsSummary, seal
+
+TEXTS = "\n".join(f"line {number} of a small corpus about nothing in particular" for number in range(400))
 
 
 class Answer(NamedTuple):
@@ -60,3 +63,14 @@ def run_folder(tmp_path) -> Path:
         write_checkpoint(folder, step)
     write_checkpoint(folder, 16, kind="weights", milestone=True, label="chck_1M")
     return folder
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A folder with a corpus and a config that fits it; returns the config."""
+    (tmp_path / "corpus.txt").write_text(TEXTS)
+    text = starter_text(corpus="corpus.txt", name="small", schema="s.json")
+    text = text.replace("vocab_size: 4096", "vocab_size: 300").replace("batch_size: 8 ", "batch_size: 2 ")
+    config = tmp_path / "small.yaml"
+    config.write_text(text.replace("data:\n", "data:\n  text_documents: line\n  num_workers: 1\n"))
+    return config

@@ -5,9 +5,15 @@ import difflib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
+from foundry_cli.console import note
 from foundry_config import ConfigError, ExperimentConfig, ExperimentPaths, find_project_root, load_config
+
+if TYPE_CHECKING:
+    from foundry_train.matrix import Cell
 
 CONFIG_SUFFIXES = {".yaml", ".yml", ".toml", ".json"}
 
@@ -42,12 +48,82 @@ def load_experiment(path: Path, *, overrides: Sequence[str] = (), base_dir: Path
     return Experiment(config, base_dir.resolve(), path)
 
 
-def check_tokenizer_source(experiment: Experiment) -> None:
-    """Refuse an existing tokenizer that the model is not built for; see `DataProcessor.check_tokenizer_source`."""
-    if experiment.config.tokenizer.source is not None:
-        from foundry_data.processor import DataProcessor  # numpy and tokenizers: few configs need them here
+def matrix_runs(experiment: Experiment) -> "list[Cell]":
+    """Return the runs of the experiment's matrix; none where it has no matrix.
 
-        DataProcessor(experiment.config, experiment.base_dir).check_tokenizer_source()
+    Raises:
+        ConfigError: As `expand_matrix`.
+    """
+    if not experiment.config.matrix:
+        return []
+    from foundry_train.matrix import expand_matrix
+
+    return expand_matrix(experiment.config)
+
+
+def pick_run(experiment: Experiment, index: int) -> Experiment:
+    """Return one run of the experiment's matrix as an experiment of its own.
+
+    Raises:
+        ConfigError: There is no matrix, or no run of that index in it.
+    """
+    from foundry_train.matrix import pick_cell
+
+    require_matrix(experiment)
+    return experiment._replace(config=pick_cell(experiment.config, index).config)
+
+
+def require_matrix(experiment: Experiment) -> None:
+    """Refuse an experiment without a matrix."""
+    if not experiment.config.matrix:
+        raise ConfigError(f"{experiment.source} has no `matrix:`; write the fields and their values there")
+
+
+def note_matrix(experiment: Experiment, doing: str) -> None:
+    """Say that a command which got no choice of run takes the config as it stands, and none of its matrix."""
+    if runs := matrix_runs(experiment):
+        note(f"{doing} the config as it stands, none of the {len(runs)} runs of its matrix; --matrix does those")
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Refuse what loading a config does not see: ablation steps and tokenizers that cannot be used, in any of its runs.
+
+    Raises:
+        ConfigError: Steps that do not exist or have wrong options; runs of the matrix that break a rule.
+        FoundryError: As `DataProcessor.check_tokenizer_source`.
+    """
+    runs = [(f"run {cell.index} of the matrix ({cell.name}): ", cell.config) for cell in matrix_runs(experiment)]
+    problems: list[str] = []
+    seen: set[bytes] = set()
+    for name, config in [("", experiment.config), *runs]:
+        if (steps := msgspec.json.encode(config.dataset_manipulation)) not in seen:
+            seen.add(steps)
+            problems += [f"{name}{line}" for line in _step_problems(config, experiment.base_dir)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    for _, config in [("", experiment.config), *runs]:
+        if (sources := msgspec.json.encode((config.tokenizer, config.model, config.data))) not in seen:
+            seen.add(sources)
+            _check_tokenizer_source(config, experiment.base_dir)
+
+
+def _step_problems(config: ExperimentConfig, base_dir: Path) -> list[str]:
+    if not config.dataset_manipulation:
+        return []
+    from foundry_data import validate_steps  # numpy and tokenizers: few configs need them here
+
+    try:
+        validate_steps(config.dataset_manipulation, base_dir=base_dir)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
+def _check_tokenizer_source(config: ExperimentConfig, base_dir: Path) -> None:
+    if config.tokenizer.source is not None:
+        from foundry_data.processor import DataProcessor
+
+        DataProcessor(config, base_dir).check_tokenizer_source()
 
 
 def missing_config(path: Path) -> str:

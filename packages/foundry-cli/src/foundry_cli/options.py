@@ -38,6 +38,9 @@ BaseDirOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+MatrixIndexOption = Annotated[
+    int | None, typer.Option("--index", metavar="I", help="Take run I of the config's `matrix:`, counted from 0.")
+]
 CheckpointOption = Annotated[
     str,
     typer.Option("--checkpoint", "-c", metavar="WHICH", help="latest, a step (500), or a label (chck_10M)."),

@@ -6,7 +6,14 @@ import typer
 
 from foundry_cli.console import say, say_facts, say_json, say_table
 from foundry_cli.figures import count, scaled
-from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, SetOption
+from foundry_cli.options import (
+    DEFAULT_CONFIG,
+    BaseDirOption,
+    ConfigArgument,
+    JsonOption,
+    MatrixIndexOption,
+    SetOption,
+)
 from foundry_cli.plan_rows import COLUMNS, LEFT, batch_row, model_row, schedule_rows, sum_of
 
 if TYPE_CHECKING:
@@ -23,19 +30,27 @@ def plan(
     config: ConfigArgument = DEFAULT_CONFIG,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     prepare: PrepareOption = False,
+    index: MatrixIndexOption = None,
     base_dir: BaseDirOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show what CONFIG adds up to: steps, parameters, operations, memory, disk, and every scheduled checkpoint.
 
     Nothing is written unless --prepare is given; without it, the size of the corpus is estimated. Where the corpus is
-    not there yet, only what does not depend on it is shown.
+    not there yet, only what does not depend on it is shown. Of a config with a `matrix:`, one run is shown.
     """
-    from foundry_cli.experiments import check_tokenizer_source, load_experiment
+    from foundry_cli.experiments import check_experiment, load_experiment, matrix_runs, pick_run
 
     experiment = load_experiment(config, overrides=set_, base_dir=base_dir)
-    check_tokenizer_source(experiment)
+    check_experiment(experiment)
+    runs = matrix_runs(experiment)
+    if runs or index is not None:
+        experiment = pick_run(experiment, index or 0)
     facts = plan_facts(experiment, prepare=prepare)
+    facts["matrix"] = {"index": index or 0, "runs": [run.name for run in runs]} if runs else None
+    if runs and not json:
+        say(f"run {index or 0} of {count(len(runs))} in the matrix, {runs[index or 0].name}; --index shows another")
+        say()
     if json:
         say_json(facts)
     elif facts["missing_corpus"] is not None:

@@ -8,7 +8,14 @@ import typer
 
 from foundry_cli.console import note, say, say_facts, say_json, say_table
 from foundry_cli.figures import count, duration, size
-from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, SetOption
+from foundry_cli.options import (
+    DEFAULT_CONFIG,
+    BaseDirOption,
+    ConfigArgument,
+    JsonOption,
+    MatrixIndexOption,
+    SetOption,
+)
 
 if TYPE_CHECKING:
     from foundry_cli.experiments import Experiment
@@ -21,6 +28,9 @@ ShardOption = Annotated[
     str | None,
     typer.Option("--shard", metavar="I/N", help="Tokenize only part I of N (I from 1), for an array of machines."),
 ]
+MatrixOption = Annotated[
+    bool, typer.Option("--matrix", help="Prepare the data of every run in `matrix:`; what runs share is made once.")
+]
 MergeOption = Annotated[bool, typer.Option("--merge", help="Join the parts that --shard made, and make the rest.")]
 
 
@@ -30,6 +40,8 @@ def preprocess(
     force: ForceOption = False,
     shard: ShardOption = None,
     merge: MergeOption = False,
+    matrix: MatrixOption = False,
+    index: MatrixIndexOption = None,
     base_dir: BaseDirOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -38,27 +50,61 @@ def preprocess(
     Each stage is skipped when it was already made from the same inputs and settings; an interrupted one goes on.
     """
     note(f"foundry preprocess {config}")
-    from foundry_cli.experiments import load_experiment
+    from foundry_cli.experiments import load_experiment, note_matrix, pick_run
     from foundry_config import ConfigError
 
     if merge and (shard or force):
         raise ConfigError("--merge joins what --shard made: give it alone")
+    if matrix and (merge or shard or force or index is not None):
+        raise ConfigError("--matrix prepares every run as it stands; --shard, --merge and --force take one, by --index")
     part = _parse_shard(shard)
     experiment = load_experiment(config, overrides=set_, base_dir=base_dir)
+    if matrix:
+        _prepare_matrix(experiment, as_json=json)
+        return
+    if index is None:
+        note_matrix(experiment, "preparing")
+    else:
+        experiment = pick_run(experiment, index)
     started = time.monotonic()
     processor, prepared = prepare(experiment, force=force, part=part, merge=merge)
     if part is not None:
         say(f"part {part.number} of {part.of}: {count(len(prepared.train))} tokens in {prepared.train.folder}")
         say("when all parts are made: `foundry preprocess --merge` joins them")
         return
-    statistics = processor.statistics(prepared)
-    statistics["tokenizer"] = {"folder": str(prepared.tokenizer_dir), "vocab_size": prepared.tokenizer.vocab_size}
-    statistics["receipts"] = [str(path) for path in prepared.receipts]
-    statistics["seconds"] = round(time.monotonic() - started, 3)
+    statistics = _statistics(processor, prepared, time.monotonic() - started)
     if json:
         say_json(statistics)
     else:
         _show(experiment.config.experiment_name, statistics, experiment.config.data.max_sequence_length)
+
+
+def _prepare_matrix(experiment: "Experiment", *, as_json: bool) -> None:
+    """Prepare the data of every run of a matrix, and show each; as JSON it is one list."""
+    from foundry_cli.experiments import matrix_runs, require_matrix
+
+    require_matrix(experiment)
+    rows: list[dict[str, Any]] = []
+    runs = matrix_runs(experiment)
+    for number, run in enumerate(runs, 1):
+        note(f"{run.name} ({number} of {len(runs)})")
+        started = time.monotonic()
+        processor, prepared = prepare(experiment._replace(config=run.config))
+        statistics = _statistics(processor, prepared, time.monotonic() - started)
+        rows.append({"index": run.index, "name": run.name, **statistics})
+        if not as_json:
+            _show(run.name, statistics, run.config.data.max_sequence_length)
+            say()
+    if as_json:
+        say_json(rows)
+
+
+def _statistics(processor: "DataProcessor", prepared: "PreparedData", seconds: float) -> dict[str, Any]:
+    statistics = processor.statistics(prepared)
+    statistics["tokenizer"] = {"folder": str(prepared.tokenizer_dir), "vocab_size": prepared.tokenizer.vocab_size}
+    statistics["receipts"] = [str(path) for path in prepared.receipts]
+    statistics["seconds"] = round(seconds, 3)
+    return statistics
 
 
 def prepare(

@@ -73,7 +73,7 @@ def train(
     """
     note(f"foundry train {config}")
     # after the first line: even reading a config takes a moment
-    from foundry_cli.experiments import load_experiment
+    from foundry_cli.experiments import load_experiment, note_matrix
     from foundry_cli.targets import find_fork
     from foundry_config import ConfigError
 
@@ -89,6 +89,7 @@ def train(
         if matrix:
             code = train_matrix(experiment, list_only=list_, index=index, as_json=json, **options)
         else:
+            note_matrix(experiment, "training")
             code = train_one(experiment, as_json=json, **options)
     raise typer.Exit(code)
 
@@ -116,13 +117,12 @@ def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None
 
     As JSON it is one list, of the runs that were trained now.
     """
+    from foundry_cli.experiments import require_matrix
     from foundry_cli.summary import say_matrix, say_outcome, summary_json
-    from foundry_config import ConfigError
     from foundry_train.matrix import cell_state, expand_matrix, pending_cells, pick_cell
 
     config, base_dir = experiment.config, experiment.base_dir
-    if not config.matrix:
-        raise ConfigError(f"{experiment.source} has no `matrix:`; write the fields and their values there")
+    require_matrix(experiment)
     if list_only:
         rows = [(cell, cell_state(cell, base_dir)) for cell in expand_matrix(config)]
         cells = [(str(cell.index), cell.name, state) for cell, state in rows]
