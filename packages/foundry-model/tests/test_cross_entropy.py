@@ -94,6 +94,30 @@ def test_the_headless_loss_in_fp32_equals_the_plain_one_and_its_three_gradients(
         assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1000.0])
+def test_the_headless_loss_is_exact_for_likely_and_for_hopeless_targets(small_pieces, scale):
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(40, 4, generator=generator)
+    weight = (torch.randn(9, 4, generator=generator) * scale).requires_grad_()
+    exact = weight.detach().double().requires_grad_()
+    targets = _targets(40, 9, 0.2, generator)
+
+    loss = headless_cross_entropy(hidden, weight, None, targets)
+    expected = F.cross_entropy(hidden.double() @ exact.T, targets, ignore_index=-100, reduction="sum")
+    loss.backward()
+    expected.backward()
+
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(weight.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_a_target_of_no_probability_costs_infinitely_much_and_nan_stays_nan(small_pieces):
+    weight = torch.tensor([[0.0], [-torch.inf]])
+
+    assert headless_cross_entropy(torch.ones(1, 1), weight, None, torch.tensor([1])).item() == torch.inf
+    assert headless_cross_entropy(torch.ones(1, 1), weight * torch.nan, None, torch.tensor([0])).isnan()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_headless_loss_under_autocast_is_as_near_to_the_truth_as_the_plain_one(small_pieces, dtype):
     generator = torch.Generator().manual_seed(2)

@@ -193,6 +193,15 @@ def test_chunked_loss_is_allowed_only_where_the_head_alone_makes_the_logits(mode
     assert not supports_chunked_loss(LogitsOnly())
 
 
+def test_a_model_is_tried_once_whatever_wraps_it(model):
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+
+    assert supports_chunked_loss(model)
+    assert supports_chunked_loss(nn.parallel.DataParallel(model))
+    assert len(calls) == 1
+
+
 def test_isolation_of_documents_is_found_out_by_trying(model):
     assert isolates_documents(Isolated().eval())
     assert not isolates_documents(model)

@@ -28,6 +28,8 @@ GPU_PIECE = 2**26
 """Logits that are taken at a time on a GPU, where a piece must fill it: 256 MiB in fp32."""
 KERNEL_PIECE = 2**28
 """The same where kernels hold nothing in fp32: 512 MiB in 16 bits."""
+UNDERFLOW = 1e-30
+"""A probability below it has lost digits, or may soon; its logarithm is made from the scores instead."""
 
 
 def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -205,7 +207,10 @@ def _sweep(
             d_bias += piece.sum(0, dtype=torch.float32)
         piece = piece.to(dtype)
         d_hidden[rows] = (piece @ matrix).to(hidden.dtype)
-        d_weight += piece.T @ inputs[rows]
+        if dtype == torch.float32:
+            d_weight.addmm_(piece.T, inputs[rows])
+        else:
+            d_weight += piece.T @ inputs[rows]
     return loss, d_hidden, d_weight, d_bias
 
 
@@ -219,9 +224,14 @@ def _loss_and_gradient(
         return losses.sum(), kernels.row_gradients(scores, targets, lses, factor, out=scores) if wanted else None
     counted = targets != IGNORED
     index = targets.clamp(min=0)[:, None]  # [n, 1]
-    log_probabilities = torch.log_softmax(scores.float(), -1)  # [n, V]
-    loss = log_probabilities.gather(1, index)[:, 0].masked_fill_(~counted, 0.0).sum().neg_()
-    return loss, _minus_target(log_probabilities.exp_(), index, counted * factor) if wanted else None
+    probabilities = torch.softmax(scores, -1, dtype=torch.float32)  # [n, V]
+    chosen = probabilities.gather(1, index)  # [n, 1]
+    if scores.device.type != "cpu" or bool(chosen.min() < UNDERFLOW):
+        chosen = torch.log_softmax(scores, -1, dtype=torch.float32).gather(1, index)
+    else:
+        chosen = chosen.log_()
+    loss = chosen[:, 0].masked_fill_(~counted, 0.0).sum().neg_()
+    return loss, _minus_target(probabilities, index, counted * factor) if wanted else None
 
 
 def _minus_target(probabilities: Tensor, index: Tensor, factor: Tensor) -> Tensor:

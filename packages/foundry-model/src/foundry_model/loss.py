@@ -10,6 +10,7 @@ attention mask: with either of them, transformers turns the isolation of packed 
 import contextlib
 import inspect
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -118,27 +119,44 @@ def next_tokens(labels: Tensor) -> Tensor:
 
 
 def supports_chunked_loss(model: nn.Module) -> bool:
-    """Try on a few tokens whether the logits are just the head applied to the last block.
+    """Try on a few tokens, once for each model, whether the logits are just the head applied to the last block.
 
     Some families cap or scale their logits afterwards (gemma2, cohere, nanochat). Changes neither weights, nor modes,
     nor the state of any random generator.
     """
     core = unwrapped(model)
+    if core not in _chunkable:
+        _chunkable[core] = _head_makes_the_logits(core)
+    return _chunkable[core]
+
+
+_chunkable: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def _head_makes_the_logits(core: Any) -> bool:
     find = getattr(core, "get_output_embeddings", None)
     head = find() if find is not None else None
-    if not isinstance(head, nn.Linear) or getattr(core, "base_model", core) is core:
+    base = getattr(core, "base_model", core)
+    if not isinstance(head, nn.Linear) or base is core:
         return False
+    factors: list[Tensor] = []
+
+    def enlarge(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+        # a cap at 30 does not show in the small logits of a new model, so the head is fed much larger inputs
+        factors.append(1000.0 / head.forward(given[0]).abs().max().clamp(min=1e-6))
+        return (given[0] * factors[0],)
+
     with evaluating(core):
         inputs = _call_arguments(core, probe_ids(core, length=8), None, None)
-        # a cap at 30 does not show in the small logits of a new model, so the head is fed much larger inputs
-        factor = 1000.0 / float(core(**inputs).logits.abs().max().clamp(min=1e-6))
-        hook = head.register_forward_pre_hook(lambda _, given: (given[0] * factor,))
+        hook = head.register_forward_pre_hook(enlarge)
         try:
             expected = core(**inputs).logits.float()
-            found = head(core.base_model(**inputs)[0]).float()
         finally:
             hook.remove()
-    return torch.allclose(found, expected, rtol=1e-3, atol=1e-2)
+        if not factors:  # the weights of the head are used in some other way
+            return False
+        found = head(base(**inputs)[0] * factors[0]).float()
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-3, atol=1e-2)
 
 
 def isolates_documents(model: nn.Module) -> bool:
