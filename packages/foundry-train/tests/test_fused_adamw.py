@@ -181,3 +181,10 @@ def test_a_group_without_parameters_is_no_obstacle():
         optimizer.step()
 
     assert optimizer.state[model[0].weight]["step"] == 2 and not torch.equal(model[0].weight, before)
+
+
+def test_torch_puts_nothing_around_the_step():
+    written = FusedAdamW.step
+    FusedAdamW([{"params": [torch.nn.Parameter(torch.ones(2))]}], lr=0.1)
+
+    assert FusedAdamW.step is written
