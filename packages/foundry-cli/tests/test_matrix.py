@@ -171,3 +171,12 @@ def test_preprocessing_a_matrix_leaves_no_choice_of_run(foundry, matrix, option)
 def test_a_matrix_that_is_not_asked_for_is_mentioned(foundry, matrix, trained_cells):
     assert "none of the 2 runs of its matrix; --matrix" in foundry("train", matrix).err
     assert "none of the 2 runs" not in foundry("train", matrix, "--matrix").err
+
+
+def test_no_run_is_trained_while_another_has_a_step_that_does_not_exist(foundry, project, trained_cells):
+    study = ("--set", 'matrix={"dataset_manipulation": ["none", "lowrcase"]}')
+    answer = foundry("train", project, *study, "--matrix")
+
+    assert (answer.code, trained_cells) == (2, [])
+    assert "Did you mean 'lowercase'?" in answer.err
+    assert foundry("train", project, *study, "--matrix", "--list").code == 0

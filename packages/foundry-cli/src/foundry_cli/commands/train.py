@@ -117,7 +117,7 @@ def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None
 
     As JSON it is one list, of the runs that were trained now.
     """
-    from foundry_cli.experiments import require_matrix
+    from foundry_cli.experiments import check_experiment, require_matrix
     from foundry_cli.summary import say_matrix, say_outcome, summary_json
     from foundry_train.matrix import cell_state, expand_matrix, pending_cells, pick_cell
 
@@ -133,6 +133,7 @@ def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None
                 ("index", "run", "state"), [(str(c.index), c.name, state) for c, state in rows], left=("run", "state")
             )
         return 0
+    check_experiment(experiment)  # all runs: what is wrong with the last should not be found after days
     if index is not None:
         cell = pick_cell(config, index)
         note(cell.name)
