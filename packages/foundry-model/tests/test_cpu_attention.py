@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundry_model import cpu_attention
-from foundry_model.cpu_attention import MAX_LENGTH, CpuAttention, causal_attention
+from foundry_model.cpu_attention import MAX_LENGTH, CpuAttention, causal_attention, prepare_to_compile
 
 
 def _heads(batch, heads, length, width, seed=0, dtype=torch.bfloat16):
@@ -109,3 +109,30 @@ def test_other_types_lengths_and_passes_without_gradients_are_left_to_pytorch(ca
             F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
     assert calls == []
+
+
+@pytest.mark.slow
+def test_a_compiled_program_takes_it_as_one_operation_with_the_same_bits():
+    prepare_to_compile()
+    prepare_to_compile()  # once is enough, and twice no harm
+    weight = torch.randn(3 * 8, 16, dtype=torch.bfloat16).requires_grad_()
+    x = torch.randn(2, 12, 16, dtype=torch.bfloat16)
+
+    def attend():
+        with CpuAttention():
+            query, key, value = (part.view(2, 12, 2, 4).transpose(1, 2) for part in F.linear(x, weight).split(8, -1))
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True).float().square().sum()
+
+    def gradient(function):
+        weight.grad = None
+        function().backward()
+        return weight.grad
+
+    graphs = []
+    compiled = torch.compile(attend, backend=lambda graph, _: graphs.append(graph) or graph, fullgraph=True)
+
+    torch.testing.assert_close(gradient(compiled), gradient(attend), rtol=0, atol=0)
+    assert [str(node.target) for node in graphs[0].graph.nodes if "attention" in str(node.target)] == [
+        "foundry.causal_attention.default"
+    ]
+    torch.testing.assert_close(gradient(torch.compile(attend, backend="aot_eager")), gradient(attend), rtol=0, atol=0)

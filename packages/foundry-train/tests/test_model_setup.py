@@ -199,11 +199,11 @@ def test_compiling_keeps_the_model_itself_free_of_prefixes(monkeypatch):
     [
         ({"precision": "bf16"}, True),
         ({"precision": "fp32"}, False),
-        ({"precision": "bf16", "compile": "on"}, False),
+        ({"precision": "bf16", "compile": "on"}, True),
         ({"precision": "bf16", "gradient_checkpointing": True}, False),
     ],
 )
-def test_attention_of_the_cpu_is_taken_in_bf16_where_neither_compiler_nor_recomputation_is(monkeypatch, asked, taken):
+def test_attention_of_the_cpu_is_taken_in_bf16_where_activations_are_not_made_again(monkeypatch, asked, taken):
     monkeypatch.setattr(model_setup.TokenLoss, "compile", lambda *_, **__: None)
 
     config = make_config(chunked_loss="off", **asked)

@@ -45,7 +45,20 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float 
         scale: Of the scores; 1 / sqrt(D) if not given.
     """
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if _compiled is not None and torch.compiler.is_compiling():
+        return cast(Tensor, _compiled(query, key, value, scale))
     return cast(Tensor, _CausalAttention.apply(query, key, value, scale))
+
+
+def prepare_to_compile() -> None:
+    """Make `causal_attention` one operation of a compiled program; to be called before it is compiled.
+
+    The compiler would take the backward pass apart, and make a slower program of its pieces. Not done on import, which
+    it would slow down.
+    """
+    global _compiled
+    if _compiled is None:
+        _compiled = _make_operator()
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -67,6 +80,36 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
 
 
+_compiled: Any = None
+
+
+def _make_operator() -> Any:
+    """Register forward and backward pass as operations of PyTorch, and return the one with the gradient."""
+
+    @torch.library.custom_op("foundry::causal_attention", mutates_args=())
+    def forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale).contiguous()
+
+    @torch.library.custom_op("foundry::causal_attention_backward", mutates_args=())
+    def backward(
+        grad: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _attention_gradients(query, key, value, grad, scale)
+
+    forward.register_fake(lambda query, *_: query.new_empty(query.shape))
+    backward.register_fake(lambda _, *inputs: tuple(x.new_empty(x.shape) for x in inputs[:3]))
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 (torch gives it by name)
+        ctx.save_for_backward(*inputs[:3])
+        ctx.scale = inputs[3]
+
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        return (*backward(grad, *ctx.saved_tensors, ctx.scale), None)
+
+    forward.register_autograd(differentiate, setup_context=keep)
+    return forward
+
+
 class _CausalAttention(torch.autograd.Function):
     """Keeps queries, keys and values; the gradients are those of Dao et al. (2022), appendix B."""
 
@@ -78,20 +121,28 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        shape, scale = ctx.saved_tensors[0].shape, ctx.scale
-        rows, length, width = shape[0] * shape[1], shape[2], shape[3]
-        query, key, value, grad = (x.reshape(rows, length, width) for x in (*ctx.saved_tensors, grads[0]))
-        found = [torch.empty_like(query) for _ in range(3)]
-        block, group = _sizes(length)
-        hidden = torch.full((block, block), -math.inf, dtype=query.dtype).triu_(1)  # what a block may not see
-        for start in range(0, rows, group):
-            part = slice(start, start + group)
-            gradients = _gradients(query[part], key[part] * scale, value[part], grad[part], hidden)
-            for whole, piece in zip(found, gradients, strict=True):
-                whole[part] = piece
-        found[1] *= scale
-        d_query, d_key, d_value = (x.view(shape) for x in found)
-        return d_query, d_key, d_value, None
+        query, key, value = ctx.saved_tensors
+        return (*_attention_gradients(query, key, value, grads[0], ctx.scale), None)
+
+
+def _attention_gradients(
+    query: Tensor, key: Tensor, value: Tensor, grad: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to queries, keys and values. [B, H, T, D] each"""
+    shape = query.shape
+    rows, length, width = shape[0] * shape[1], shape[2], shape[3]
+    query, key, value, grad = (x.reshape(rows, length, width) for x in (query, key, value, grad))
+    found = [torch.empty_like(query) for _ in range(3)]
+    block, group = _sizes(length)
+    hidden = torch.full((block, block), -math.inf, dtype=query.dtype).triu_(1)  # what a block may not see
+    for start in range(0, rows, group):
+        part = slice(start, start + group)
+        gradients = _gradients(query[part], key[part] * scale, value[part], grad[part], hidden)
+        for whole, piece in zip(found, gradients, strict=True):
+            whole[part] = piece
+    found[1] *= scale
+    d_query, d_key, d_value = (x.view(shape) for x in found)
+    return d_query, d_key, d_value
 
 
 def _gradients(

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from foundry_model.cpu_attention import CpuAttention
+from foundry_model.cpu_attention import CpuAttention, prepare_to_compile
 from foundry_model.cross_entropy import IGNORED, headless_cross_entropy, leave_untraced, summed_cross_entropy
 from foundry_model.modes import evaluating
 from foundry_model.packed_rows import one_document_a_row
@@ -88,6 +88,8 @@ class TokenLoss(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile `forward`, all but the cross-entropy itself; arguments as of `torch.compile`."""
         leave_untraced()
+        if self.cpu_attention:
+            prepare_to_compile()
         super().compile(*args, **kwargs)
 
     def forward(

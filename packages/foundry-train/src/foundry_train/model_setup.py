@@ -63,8 +63,8 @@ def prepare_for_training(
     chunked = wants_chunked_loss(model, config, device=device, micro_batch=micro_batch)
     stop_looking_for_padding(model)
     compiled = wants_compile(training.compile, device, expected_seconds)
-    # neither the compiler nor what makes activations again would look through it
-    cpu_attention = device.type == "cpu" and not compiled and not training.gradient_checkpointing
+    # what makes activations again would not look through it
+    cpu_attention = device.type == "cpu" and not training.gradient_checkpointing
     bf16_weights = Bf16Weights(model) if training.bf16_params else None
     loss_function = TokenLoss(
         model if bf16_weights is None else bf16_weights.model,
