@@ -22,7 +22,7 @@ from foundry_train.micro_batch import find_micro_batch, first_micro_batch
 from foundry_train.model_setup import TrainableModel, prepare_for_training
 from foundry_train.optimizers import OptimizerGroup, make_optimizer
 from foundry_train.precision import Precision, make_precision
-from foundry_train.seeding import set_seed
+from foundry_train.seeding import set_seed, wants_determinism
 from foundry_train.throughput import Throughput
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def build(
     """
     training, device = config.training, world.device
     precision = make_precision(training.precision, device, bf16_params=training.bf16_params)
-    set_seed(config.random_seed, deterministic=training.deterministic)
+    set_seed(config.random_seed, deterministic=wants_determinism(training, device))
     model = create_model(config, vocab_size=tokenizer.vocab_size, special_ids=special_ids(tokenizer), device=device)
     world.broadcast_parameters(model)
     if world.rank:

@@ -8,7 +8,7 @@ from foundry_config import ExperimentConfig
 from foundry_config.errors import ConfigError
 from foundry_train.distributed import World
 from foundry_train.memory import setup_memory
-from foundry_train.seeding import set_seed
+from foundry_train.seeding import set_seed, wants_determinism
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def set_up_process(config: ExperimentConfig, world: World) -> None:
     setup_memory(world.device)  # before CUDA starts
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    set_seed(config.random_seed, deterministic=config.training.deterministic)
+    set_seed(config.random_seed, deterministic=wants_determinism(config.training, world.device))
     logging.getLogger("transformers.modeling_utils").addFilter(is_no_padding_advice)
     check_ranks(config, world)
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from foundry_config import TrainingConfig
+
 
 def set_seed(seed: int, *, deterministic: bool = False) -> None:
     """Seed Python, NumPy and torch (every device).
@@ -21,6 +23,15 @@ def set_seed(seed: int, *, deterministic: bool = False) -> None:
     torch.manual_seed(seed)
     if deterministic:
         use_deterministic_algorithms()
+
+
+def wants_determinism(training: TrainingConfig, device: torch.device) -> bool:
+    """Whether a run needs deterministic algorithms: it asks for them, or is compiled for a CPU.
+
+    A compiled program for a CPU adds up the gradient of the embeddings in whatever order its threads come, so that no
+    resumed run would have the same bits; deterministic algorithms leave that to PyTorch's own kernel.
+    """
+    return training.deterministic or (device.type == "cpu" and training.compile == "on")
 
 
 def use_deterministic_algorithms() -> None:
