@@ -148,7 +148,7 @@ def test_the_data_of_every_run_are_prepared_and_shared(foundry, project):
         'matrix={"random_seed": [1, 2], "dataset_manipulation": ["none", "lowercase"]}',
     )
     rows = json.loads(foundry("preprocess", project, *study, "--matrix", "--json").out)
-    [single] = [json.loads(foundry("preprocess", project, *study, "--index", 3, "--json").out)]
+    single = json.loads(foundry("preprocess", project, *study, "--index", 3, "--json").out)
 
     assert [(row["index"], row["name"]) for row in rows] == [
         (0, "none_seed-1"),
@@ -159,6 +159,12 @@ def test_the_data_of_every_run_are_prepared_and_shared(foundry, project):
     folders = [row["train"]["folder"] for row in rows]
     assert folders[0] == folders[1] != folders[2] == folders[3]
     assert single["train"]["folder"] == folders[3]
+
+
+def test_a_part_of_one_run_says_how_its_parts_are_joined(foundry, matrix):
+    answer = foundry("preprocess", matrix, "--index", 1, "--shard", "1/2")
+
+    assert (answer.code, "`foundry preprocess --index 1 --merge`" in answer.out) == (0, True)
 
 
 @pytest.mark.parametrize("option", [("--force",), ("--merge",), ("--shard", "1/2"), ("--index", 0)])

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from foundry_config import DataConfig, ExperimentConfig, ModelConfig, TokenizerConfig, TrainingConfig
+from foundry_data.documents import Document
 from foundry_data.processor import DataProcessor
 from foundry_data.transform_kinds import Transform
 from foundry_data.transform_runner import run_manipulation
@@ -30,8 +31,6 @@ SEEDLESS = {name for name, kind in TRANSFORMS.items() if kind.seedless}
 
 
 def some_documents():
-    from foundry_data.documents import Document
-
     draw = random.Random(0)
     words = ["".join(draw.choices(string.ascii_letters, k=draw.randint(1, 8))) for _ in range(40)]
     words += ["be", "zz", "quite"]

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from threading import Thread
 
+from foundry_config.collecting import uncollected
+
 
 def load_libraries() -> None:
     """Import torch and transformers; a second thread maps PyTorch's shared libraries meanwhile.
@@ -14,8 +16,6 @@ def load_libraries() -> None:
     The linker takes a quarter of a second for them and needs no lock of Python's. It runs beside `transformers.models`,
     which reads as long in its own source files and loads no shared library, for which it would have to wait.
     """
-    from foundry_config.collecting import uncollected
-
     with uncollected():
         import transformers
 

@@ -6,14 +6,7 @@ import typer
 
 from foundry_cli.console import say, say_facts, say_json, say_table
 from foundry_cli.figures import count, scaled
-from foundry_cli.options import (
-    DEFAULT_CONFIG,
-    BaseDirOption,
-    ConfigArgument,
-    JsonOption,
-    MatrixIndexOption,
-    SetOption,
-)
+from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, MatrixIndexOption, SetOption
 from foundry_cli.plan_rows import COLUMNS, LEFT, batch_row, model_row, schedule_rows, sum_of
 
 if TYPE_CHECKING:

@@ -8,14 +8,7 @@ import typer
 
 from foundry_cli.console import note, say, say_facts, say_json, say_table
 from foundry_cli.figures import count, duration, size
-from foundry_cli.options import (
-    DEFAULT_CONFIG,
-    BaseDirOption,
-    ConfigArgument,
-    JsonOption,
-    MatrixIndexOption,
-    SetOption,
-)
+from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, MatrixIndexOption, SetOption
 
 if TYPE_CHECKING:
     from foundry_cli.experiments import Experiment
@@ -70,7 +63,8 @@ def preprocess(
     processor, prepared = prepare(experiment, force=force, part=part, merge=merge)
     if part is not None:
         say(f"part {part.number} of {part.of}: {count(len(prepared.train))} tokens in {prepared.train.folder}")
-        say("when all parts are made: `foundry preprocess --merge` joins them")
+        same_run = "" if index is None else f"--index {index} "
+        say(f"when all parts are made: `foundry preprocess {same_run}--merge` joins them")
         return
     statistics = _statistics(processor, prepared, time.monotonic() - started)
     if json:
