@@ -143,6 +143,16 @@ def test_an_estimate_takes_no_loss_piece_by_piece_of_a_large_batch(tiny_config, 
 
 
 @pytest.mark.slow
+def test_an_estimate_knows_the_loss_that_the_config_demands(tiny_config):
+    config = tiny_config(vocab=2000, batch_size=256, length=128)
+    demanded = replace(config, training=replace(config.training, chunked_loss="on"))
+
+    assert estimate_memory(demanded) == estimate_memory(config, chunked_loss=True)
+    assert estimate_memory(demanded).logits < estimate_memory(config).logits
+    assert estimate_memory(demanded, chunked_loss=False) == estimate_memory(config)
+
+
+@pytest.mark.slow
 def test_checkpointing_and_other_optimizers_take_less(tiny_config):
     config = tiny_config(layers=6, length=128)
     plain = estimate_memory(config)

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from foundry_config import config_from_dict
 from foundry_config.errors import MemoryExhaustedError
+from foundry_model import MemoryEstimate, TokenLoss
 from foundry_train import micro_batch
 from foundry_train.distributed import World
 from foundry_train.micro_batch import find_micro_batch, first_micro_batch, largest_by_estimate, largest_that_fits
 
 CPU = torch.device("cpu")
+ZERO = MemoryEstimate(0, 0, 0, 0, 0, total=0)
 
 
 def make_config(size, *, accumulation: int = 1, **training):
@@ -36,12 +38,12 @@ def make_config(size, *, accumulation: int = 1, **training):
     )
 
 
-def find(config, run_dir, world: World | None = None):
+def find(config, run_dir, world: World | None = None, loss_function=None):
     return find_micro_batch(
         config,
         world or World(),
         run_dir,
-        loss_function=None,
+        loss_function=loss_function,
         model=torch.nn.Linear(2, 2),
         optimizer=None,
         precision=None,
@@ -109,7 +111,7 @@ def test_on_a_cpu_the_estimate_decides(caplog):
 def test_auto_is_found_once_and_remembered_for_the_same_conditions(tmp_path, monkeypatch):
     asked = []
 
-    def estimate(config, world, size):
+    def estimate(config, world, size, chunked):
         asked.append(size)
         return size * 2**30
 
@@ -123,6 +125,21 @@ def test_auto_is_found_once_and_remembered_for_the_same_conditions(tmp_path, mon
 
     assert first == second == other == 6 and tries == 2 and len(asked) == 4
     assert json.loads((tmp_path / "micro_batch.json").read_bytes())["micro_batch"] == 6
+
+
+def test_the_estimate_is_told_whether_the_loss_goes_in_chunks(tmp_path, monkeypatch):
+    told = []
+
+    def estimate(*_, chunked_loss, **__):
+        told.append(chunked_loss)
+        return ZERO
+
+    monkeypatch.setattr(micro_batch, "estimate_memory", estimate)
+
+    for chunked in (True, False):
+        find(make_config("auto"), None, loss_function=TokenLoss(torch.nn.Linear(2, 2), chunked=chunked))
+
+    assert told == [True, False]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"key": {}, "micro_batch": 3}', b'{"micro_batch": -1}'])

@@ -42,7 +42,7 @@ def estimate_memory(
     config: ExperimentConfig,
     *,
     micro_batch: int | None = None,
-    chunked_loss: bool = False,
+    chunked_loss: bool | None = None,
     vocab_size: int | None = None,
     special_ids: SpecialIds | None = None,
     world_size: int = 1,
@@ -54,7 +54,8 @@ def estimate_memory(
     Args:
         config: The experiment; reads model, precision, optimizer, gradient checkpointing and batch sizes.
         micro_batch: B, sequences of one forward pass. Default: as the config says.
-        chunked_loss: Whether the loss never holds all logits.
+        chunked_loss: Whether the loss never holds all logits. Default: if the config demands it; its `auto` depends
+            on the device, so an estimate without this is an upper bound.
         vocab_size: Entries of the tokenizer in use. Default: `tokenizer.vocab_size`. [tokens]
         special_ids: Ids of the tokenizer in use.
         world_size: Processes that share the global batch.
@@ -64,12 +65,13 @@ def estimate_memory(
     """
     training = config.training
     batch = micro_batch or _configured_micro_batch(config, world_size)
+    chunked = training.chunked_loss == "on" if chunked_loss is None else chunked_loss
     model = create_model(config, vocab_size=vocab_size, special_ids=special_ids, device="meta")
     sizes = [p.numel() for p in model.parameters()]
     gradients = 4 * sum(sizes)
     weights = gradients + (2 * sum(sizes) if training.bf16_params else 0)
     kept = _kept_bytes(config, batch, model.config.vocab_size, special_ids)
-    logits = _logits_bytes(config, model, batch, chunked_loss)
+    logits = _logits_bytes(config, model, batch, chunked)
     optimizer = _optimizer_bytes(config, model)
     rows = config.data.batch_size * training.gradient_accumulation_steps // world_size
     accumulates = rows > batch

@@ -79,7 +79,8 @@ def find_micro_batch(
     key = {"config": digest, "device": _device_name(world.device), "ranks": world.size}
     found = remembered(run_dir, key)
     if found is None and world.device.type == "cpu":
-        found = largest_by_estimate(lambda m: _estimated_bytes(config, world, m), start)
+        chunked = getattr(loss_function, "chunked", None)
+        found = largest_by_estimate(lambda m: _estimated_bytes(config, world, m, chunked), start)
     elif found is None:
         attempt = _attempt(config, world.device, loss_function, optimizer, precision)
         reserve = OPTIMIZER_COPIES * sum(p.numel() * p.element_size() for p in trainable(model))
@@ -175,8 +176,8 @@ def _fits(attempt: Callable[[int], None], micro_batch: int, device: torch.device
     return True
 
 
-def _estimated_bytes(config: ExperimentConfig, world: World, micro_batch: int) -> int:
-    return estimate_memory(config, micro_batch=micro_batch, world_size=world.size).total
+def _estimated_bytes(config: ExperimentConfig, world: World, micro_batch: int, chunked: bool | None) -> int:
+    return estimate_memory(config, micro_batch=micro_batch, chunked_loss=chunked, world_size=world.size).total
 
 
 def _device_name(device: torch.device) -> str:
