@@ -1,6 +1,7 @@
 """Loading: every problem at once with its place, overrides, the environment."""
 
 import json
+import re
 
 import msgspec
 import pytest
@@ -262,11 +263,18 @@ def test_a_wrong_environment_variable_is_named_instead_of_a_line(tmp_path, tiny_
         load_config(tmp_path / "a.yaml", environ={"FOUNDRY__MODEL__LAYERS": "none"})
 
 
-def test_a_field_in_the_wrong_section_is_sent_home(tiny_yaml):
-    with pytest.raises(
-        ConfigError, match=r"model\.learning_rate: unknown field here; did you mean 'training\.learning_rate'"
-    ):
-        parse_config(tiny_yaml, overrides=["model.learning_rate=1"])
+@pytest.mark.parametrize(
+    ("written", "home"),
+    [
+        ("model.learning_rate", "training.learning_rate"),
+        ("training.log_every_steps", "logging.log_every_steps"),  # although training has a save_every_steps
+    ],
+)
+def test_a_field_in_the_wrong_section_is_sent_home(tiny_yaml, written, home):
+    told = re.escape(f"{written}: unknown field here; did you mean '{home}'")
+
+    with pytest.raises(ConfigError, match=told):
+        parse_config(tiny_yaml, overrides=[f"{written}=1"])
 
 
 def test_whole_floats_are_taken_for_integers(tiny_yaml):

@@ -9,10 +9,10 @@ from torch import nn
 
 from foundry_config import config_from_dict
 from foundry_config.errors import ConfigError
-from foundry_train import build, model_setup
+from foundry_train import build, compilation, model_setup
 from foundry_train.build import fingerprint_of
 from foundry_train.distributed import World
-from foundry_train.model_setup import prepare_for_training, use_liger_kernels, wants_chunked_loss, wants_compile
+from foundry_train.model_setup import prepare_for_training, use_liger_kernels, wants_chunked_loss
 
 CPU = torch.device("cpu")
 
@@ -77,21 +77,6 @@ def test_no_part_of_a_model_looks_for_padding_in_each_batch():
     prepare(model, make_config())
 
     assert model(torch.ones(1, 2)).sum() == 2
-
-
-@pytest.mark.parametrize(
-    ("wish", "device", "seconds", "compiled"),
-    [
-        ("off", "cuda", 1e6, False),
-        ("on", "cpu", None, True),
-        ("auto", "cpu", 1e6, False),
-        ("auto", "cuda", None, False),
-        ("auto", "cuda", 100.0, False),
-        ("auto", "cuda", 3600.0, True),
-    ],
-)
-def test_compilation_is_decided_by_wish_device_and_what_it_repays(wish, device, seconds, compiled):
-    assert wants_compile(wish, torch.device(device), seconds) is compiled
 
 
 @pytest.mark.parametrize(
@@ -185,6 +170,7 @@ def test_a_document_mask_is_refused_where_documents_would_leak(monkeypatch):
 
 def test_compiling_keeps_the_model_itself_free_of_prefixes(monkeypatch):
     compiled = []
+    monkeypatch.setattr(compilation, "require_cpp_compiler", lambda: None)
     monkeypatch.setattr(model_setup.TokenLoss, "compile", lambda self, **settings: compiled.append(settings))
     model = Recorder()
 
@@ -204,6 +190,7 @@ def test_compiling_keeps_the_model_itself_free_of_prefixes(monkeypatch):
     ],
 )
 def test_attention_of_the_cpu_is_taken_in_bf16_where_activations_are_not_made_again(monkeypatch, asked, taken):
+    monkeypatch.setattr(compilation, "require_cpp_compiler", lambda: None)
     monkeypatch.setattr(model_setup.TokenLoss, "compile", lambda *_, **__: None)
 
     config = make_config(chunked_loss="off", **asked)

@@ -193,13 +193,13 @@ def unknown_field(root: types.StructType, path: Path, key: str) -> str:
         name: [f.name for f in kind.fields] for name, kind in sections.items() if isinstance(kind, types.StructType)
     }
     here = list(sections) if not path else homes.get(str(path[0]), [])
-    if hint := did_you_mean(key, here):
-        return f"unknown field.{hint}"
     elsewhere = [f"{name}.{key}" for name, fields in homes.items() if key in fields]
     if not elsewhere and key in sections:
         elsewhere = [key]
-    if elsewhere:
+    if elsewhere:  # before what only looks alike: a field in the wrong place has its right name
         return f"unknown field here; did you mean {' or '.join(repr(name) for name in elsewhere)}?"
+    if hint := did_you_mean(key, here):
+        return f"unknown field.{hint}"
     return f"unknown field. Known: {', '.join(here)}" if here else "unknown field"
 
 

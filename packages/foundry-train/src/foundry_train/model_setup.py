@@ -14,14 +14,13 @@ from foundry_config import ExperimentConfig
 from foundry_config.errors import ConfigError
 from foundry_model.loss import TokenLoss, isolates_documents, supports_chunked_loss
 from foundry_train.bf16_weights import Bf16Weights
+from foundry_train.compilation import quieten_compiler, wants_compile
 from foundry_train.environment import total_memory_bytes
 
 logger = logging.getLogger(__name__)
 
 LOGITS_BYTES = 6  # of one logit: in 16 bits from the head, in 32 for the loss
 LOGITS_SHARE = 1 / 8  # of the device's memory, from which on `chunked_loss: auto` does not hold all logits
-COMPILE_SECONDS = 60.0  # what compilation costs on a GPU, roughly
-COMPILE_GAIN = 0.2
 
 
 class TrainableModel(NamedTuple):
@@ -72,6 +71,7 @@ def prepare_for_training(
         cpu_attention=cpu_attention and training.precision == "bf16",
     )
     if compiled:
+        quieten_compiler(device)
         # one program for each shape: a short last batch must not turn the common one into a slower, dynamic program
         loss_function.compile(dynamic=False)
     return TrainableModel(model, loss_function, chunked, compiled, bf16_weights)
@@ -149,15 +149,6 @@ def wants_chunked_loss(model: Any, config: ExperimentConfig, *, device: torch.de
             "projection, so they cannot be computed in chunks; set it to auto or off"
         )
     return False
-
-
-def wants_compile(wish: str, device: torch.device, expected_seconds: float | None) -> bool:
-    """Decide about torch.compile; `auto` compiles on CUDA when the time it saves repays the time it takes."""
-    if wish != "auto":
-        return wish == "on"
-    if device.type != "cuda" or expected_seconds is None:
-        return False
-    return expected_seconds * COMPILE_GAIN > COMPILE_SECONDS
 
 
 def device_memory_bytes(device: torch.device) -> int | None:

@@ -23,6 +23,7 @@ from foundry_train.build import Build, build, describe_build
 from foundry_train.checkpoint_files import model_files, tokenizer_files
 from foundry_train.checkpoint_list import CheckpointInfo
 from foundry_train.checkpointing import CheckpointManager
+from foundry_train.compilation import compile_failure
 from foundry_train.distributed import World, open_world
 from foundry_train.environment import environment_snapshot, get_git_commit_hash
 from foundry_train.hooks import Hook
@@ -97,29 +98,30 @@ class Trainer:
         try:
             with contextlib.ExitStack() as stack:
                 return self._train(stack)
-        except FoundryError:
-            raise
-        except OSError as error:
-            if error.errno not in FULL_OR_READ_ONLY:
-                raise RuntimeError(self._failure(error)) from error
-            raise storage_error(error, self.paths.run) from error
         except Exception as error:
-            message = self._failure(error)
-            if is_out_of_memory(error):
-                raise MemoryExhaustedError(f"{message}; use a smaller model or batch, or a larger device") from error
-            raise RuntimeError(message) from error
+            told = self._told(error)
+            if told is error:
+                raise
+            raise told from error
 
     def _step(self) -> int:
         return self._loop.state.step if self._loop is not None else 0
 
-    def _failure(self, error: BaseException) -> str:
-        """Say in one message at which step an error came that no user can cause."""
-        return f"training failed after step {self._step()}: {type(error).__name__}: {error}"
+    def _told(self, error: BaseException) -> Exception:
+        """Turn an error into the one that the user is told: of a class that says whose fault it is, in one message."""
+        if isinstance(error, FoundryError):
+            return error
+        if isinstance(error, OSError) and error.errno in FULL_OR_READ_ONLY:
+            return storage_error(error, self.paths.run)
+        message = f"training failed after step {self._step()}: {type(error).__name__}: {error}"
+        if is_out_of_memory(error):
+            return MemoryExhaustedError(f"{message}; use a smaller model or batch, or a larger device")
+        return compile_failure(error) or RuntimeError(message)
 
     def _log_failure(self, kind: Any, error: BaseException | None, trace: Any) -> None:  # noqa: ARG002
         """Leave the reason in the log; whoever called is told by the exception."""
         if error is not None:
-            logger.error("%s", error if isinstance(error, FoundryError) else self._failure(error), extra=RAISED)
+            logger.error("%s", self._told(error), extra=RAISED)
             logger.debug("where it happened", exc_info=error, extra=RAISED)
 
     def _train(self, stack: contextlib.ExitStack) -> TrainingSummary:

@@ -265,12 +265,3 @@ def test_compile_setting_off_is_the_default_and_deterministic_can_be_asked_for(p
         assert summary.steps == 12 and torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-def test_a_run_compiled_for_a_cpu_uses_deterministic_algorithms(project, tmp_path, monkeypatch):
-    monkeypatch.setattr("foundry_train.model_setup.TokenLoss.compile", lambda *_, **__: None)
-    try:
-        project.train(project.config(tmp_path / "run", compile="on"))
-        assert torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
