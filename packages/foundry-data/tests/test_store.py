@@ -233,14 +233,16 @@ def test_a_flipped_bit_anywhere_is_named_by_verify(fresh, data):
     fresh.verify()
 
 
-def test_swapped_shards_are_named_by_verify(fresh):
-    one, two = (fresh.folder / f"tokens-{i:05d}.bin" for i in (0, 1))
+def test_swapped_shards_are_named_by_verify(make_store):
+    store = make_store([f"the cat sat on mat {'a' * i}" for i in range(40)], shard_tokens=64)
+    one, two = (store.folder / f"tokens-{i:05d}.bin" for i in (0, 1))
     first, second = one.read_bytes(), two.read_bytes()
+    assert first != second
     one.write_bytes(second)
     two.write_bytes(first)
 
     with pytest.raises(DataError, match="tokens-00000"):
-        ChunkStore.open(fresh.folder).verify()
+        ChunkStore.open(store.folder).verify()
 
 
 def test_a_link_in_place_of_a_file_is_refused(fresh, tmp_path):
