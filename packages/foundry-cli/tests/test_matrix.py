@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from foundry_cli.commands.train import rehearse_all
+
 
 @pytest.fixture
 def matrix(project):
@@ -45,6 +47,7 @@ def trained_cells(monkeypatch) -> list[tuple[int, str]]:
         )
 
     monkeypatch.setattr(command, "run_training", run_training)
+    monkeypatch.setattr(command, "rehearse_all", lambda cells, base_dir: None)  # needs PyTorch
     return seen
 
 
@@ -186,3 +189,35 @@ def test_no_run_is_trained_while_another_has_a_step_that_does_not_exist(foundry,
     assert (answer.code, trained_cells) == (2, [])
     assert "Did you mean 'lowercase'?" in answer.err
     assert foundry("train", project, *study, "--matrix", "--list").code == 0
+
+
+@pytest.mark.parametrize("command", [("train", "--matrix"), ("validate",), ("plan",), ("preprocess",)], ids=" ".join)
+def test_what_an_architecture_cannot_honour_is_found_in_any_run_and_all_at_once(
+    foundry, project, trained_cells, command
+):
+    study = ("--set", 'matrix={"model.architecture": ["gpt2", "llama", "olmo2"]}', "--set", "model.dropout=0.1")
+    answer = foundry(command[0], project, *study, *command[1:])
+
+    assert (answer.code, trained_cells) == (2, [])
+    assert "error: run 1 of the matrix (architecture-llama): model.dropout: llama has no dropout" in answer.err
+    assert "\nrun 2 of the matrix (architecture-olmo2): model.dropout: olmo2 has no dropout" in answer.err
+
+
+def test_the_config_as_it_stands_need_not_be_one_that_trains(foundry, project):
+    study = ("--set", 'matrix={"model.architecture": ["gpt2", "opt"]}', "--set", "model.dropout=0.1")
+
+    assert foundry("validate", project, *study, "--set", "model.architecture=llama").code == 0
+    assert foundry("validate", project, *study[2:], "--set", "model.architecture=llama").code == 2
+
+
+@pytest.mark.slow
+def test_no_run_is_trained_while_another_cannot_be(foundry, project, trained_cells, monkeypatch):
+    from foundry_cli.commands import train as command
+
+    monkeypatch.setattr(command, "rehearse_all", rehearse_all)
+    study = ("--set", 'matrix={"model.attention": ["auto", "flash_attention_2"]}', "--set", "training.device=cpu")
+    answer = foundry("train", project, *study, "--matrix")
+
+    assert (answer.code, trained_cells) == (2, [])
+    assert "checking 2 runs" in answer.err
+    assert "run 1 of the matrix (attention-flash_attention_2): model.attention: 'flash_attention_2' ca" in answer.err

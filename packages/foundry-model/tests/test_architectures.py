@@ -6,7 +6,8 @@ import torch
 from foundry_config import ConfigError
 from foundry_model import SpecialIds
 from foundry_model.architectures import ARCHITECTURES
-from foundry_model.factory import create_model, model_request
+from foundry_model.factory import create_model
+from foundry_model.model_request import model_request
 
 NAMES = [name for name in ARCHITECTURES if name != "pythia"]
 # The activation that a family insists on, where it does.

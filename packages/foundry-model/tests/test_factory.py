@@ -9,7 +9,7 @@ from torch import nn
 
 from foundry_config import ConfigError
 from foundry_model import Blueprint, ModelRequest, SpecialIds, count_parameters, create_model, supports_chunked_loss
-from foundry_model.factory import model_request
+from foundry_model.model_request import model_request
 
 
 def own_blueprint(request: ModelRequest) -> Blueprint:

@@ -86,25 +86,43 @@ def note_matrix(experiment: Experiment, doing: str) -> None:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Refuse what loading a config does not see: ablation steps and tokenizers that cannot be used, in any of its runs.
+    """Refuse what loading a config does not see, in any of its runs: what the architecture cannot honour, and ablation
+    steps and tokenizers that cannot be used.
 
     Raises:
-        ConfigError: Steps that do not exist or have wrong options; runs of the matrix that break a rule.
+        ConfigError: As `check_architecture`; steps that do not exist or have wrong options; runs of the matrix that
+            break a rule.
         FoundryError: As `DataProcessor.check_tokenizer_source`.
     """
+    base_dir = experiment.base_dir
     runs = [(f"run {cell.index} of the matrix ({cell.name}): ", cell.config) for cell in matrix_runs(experiment)]
+    configs = [("", experiment.config), *runs]
     problems: list[str] = []
     seen: set[bytes] = set()
-    for name, config in [("", experiment.config), *runs]:
+    for name, config in runs or configs:  # the fields of a model as they stand may come together in none of the runs
+        if (fields := msgspec.json.encode((config.model, config.tokenizer.vocab_size, config.data))) not in seen:
+            seen.add(fields)
+            problems += [f"{name}{line}" for line in _architecture_problems(config)]
+    for name, config in configs:
         if (steps := msgspec.json.encode(config.dataset_manipulation)) not in seen:
             seen.add(steps)
-            problems += [f"{name}{line}" for line in _step_problems(config, experiment.base_dir)]
+            problems += [f"{name}{line}" for line in _step_problems(config, base_dir)]
     if problems:
         raise ConfigError("\n".join(problems))
-    for _, config in [("", experiment.config), *runs]:
+    for _, config in configs:
         if (sources := msgspec.json.encode((config.tokenizer, config.model, config.data))) not in seen:
             seen.add(sources)
-            _check_tokenizer_source(config, experiment.base_dir)
+            _check_tokenizer_source(config, base_dir)
+
+
+def _architecture_problems(config: ExperimentConfig) -> list[str]:
+    from foundry_model import check_architecture  # without torch
+
+    try:
+        check_architecture(config)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
 
 
 def _step_problems(config: ExperimentConfig, base_dir: Path) -> list[str]:

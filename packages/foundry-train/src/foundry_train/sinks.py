@@ -110,9 +110,17 @@ def open_sinks(config: LoggingConfig, run: SinkRun) -> list[BackgroundSink]:
     Raises:
         ConfigError: A sink of `logging.sinks` does not exist.
     """
+    return [BackgroundSink(name, factory, run) for name, factory in sink_factories(config)]
+
+
+def sink_factories(config: LoggingConfig) -> list[tuple[str, SinkFactory]]:
+    """Look up the sinks that the config asks for, by name.
+
+    Raises:
+        ConfigError: As `open_sinks`.
+    """
     names = ["wandb"] * config.use_wandb + ["tensorboard"] * config.use_tensorboard + list(config.sinks)
-    factories = [(name, pick(name, SINKS, kind="sink")) for name in names]
-    return [BackgroundSink(name, factory, run) for name, factory in factories]
+    return [(name, pick(name, SINKS, kind="sink")) for name in names]
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:

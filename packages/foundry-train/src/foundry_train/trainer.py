@@ -34,6 +34,7 @@ from foundry_train.memory import is_out_of_memory
 from foundry_train.planning import BatchSource, describe_plan, make_plan, write_plan
 from foundry_train.process_setup import describe_batch, say_where, set_up_process
 from foundry_train.progress import PlainReporter, Reporter, Reporters
+from foundry_train.rehearsal import rehearse
 from foundry_train.resuming import Beginning, begin, begin_fork, fork_source, has_own_full, parent_link
 from foundry_train.run_dir import RunDirectory, parse_resume
 from foundry_train.run_logs import RAISED, Console, run_logging
@@ -127,6 +128,8 @@ class Trainer:
     def _train(self, stack: contextlib.ExitStack) -> TrainingSummary:
         started = time.monotonic()
         session = self._open_session(stack)
+        if not has_own_full(self.manager):
+            rehearse(self.config, self.paths, session.world)
         prepared = self._prepare_data(session)
         self._bind(session, prepared)
         source = BatchSource(self.config, self._processor.train_rows(prepared), session.world)

@@ -43,7 +43,7 @@ def preprocess(
     Each stage is skipped when it was already made from the same inputs and settings; an interrupted one goes on.
     """
     note(f"foundry preprocess {config}")
-    from foundry_cli.experiments import load_experiment, note_matrix, pick_run
+    from foundry_cli.experiments import check_experiment, load_experiment, note_matrix, pick_run
     from foundry_config import ConfigError
 
     if merge and (shard or force):
@@ -52,6 +52,7 @@ def preprocess(
         raise ConfigError("--matrix prepares every run as it stands; --shard, --merge and --force take one, by --index")
     part = _parse_shard(shard)
     experiment = load_experiment(config, overrides=set_, base_dir=base_dir)
+    check_experiment(experiment)
     if matrix:
         _prepare_matrix(experiment, as_json=json)
         return

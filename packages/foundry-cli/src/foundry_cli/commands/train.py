@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, J
 if TYPE_CHECKING:
     from foundry_cli.experiments import Experiment
     from foundry_train import TrainingSummary
+    from foundry_train.matrix import Cell
 
 RESUME = re.compile(r"auto|never|must|step=\d+")
 
@@ -133,13 +134,15 @@ def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None
                 ("index", "run", "state"), [(str(c.index), c.name, state) for c, state in rows], left=("run", "state")
             )
         return 0
-    check_experiment(experiment)  # all runs: what is wrong with the last should not be found after days
+    check_experiment(experiment)
     if index is not None:
         cell = pick_cell(config, index)
         note(cell.name)
         return train_one(experiment._replace(config=cell.config), as_json=as_json, **options)
     cells = pending_cells(config, base_dir)
     first_rank = os.environ.get("RANK", "0") == "0"
+    if first_rank and len(cells) > 1:
+        rehearse_all(cells, base_dir)
     summaries: list[TrainingSummary] = []
     for number, cell in enumerate(cells, 1):
         note(f"{cell.name} ({number} of {len(cells)})")
@@ -155,6 +158,17 @@ def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None
         states = [cell_state(cell, base_dir) for cell in expand_matrix(config)]
         say_matrix(states, experiment.source, experiment.paths.run)
     return summaries[-1].exit_code if summaries else 0
+
+
+def rehearse_all(cells: "Sequence[Cell]", base_dir: Path) -> None:
+    """Refuse a run of the matrix that cannot train before the first of them begins."""
+    note(f"loading PyTorch, checking {len(cells)} runs")
+    from foundry_cli.libraries import load_libraries
+
+    load_libraries()
+    from foundry_train.rehearsal import rehearse_matrix
+
+    rehearse_matrix(cells, base_dir)
 
 
 @contextlib.contextmanager

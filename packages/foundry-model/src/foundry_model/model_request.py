@@ -1,0 +1,78 @@
+"""From an experiment's config to what an architecture function is given; loads neither torch nor transformers.
+
+check_architecture(config)         what a named architecture would refuse, in a millisecond, before anything is built
+"""
+
+from foundry_config.errors import ConfigError
+from foundry_config.schema import ExperimentConfig
+from foundry_model.architectures import ARCHITECTURES
+from foundry_model.blueprints import ModelRequest, SpecialIds
+
+
+def check_architecture(config: ExperimentConfig) -> None:
+    """Refuse what the named architecture of a config cannot honour; others are left to `create_model`.
+
+    Raises:
+        ConfigError: As `create_model`, as far as that can be told without the families of transformers.
+    """
+    request = model_request(config)
+    if (architecture := ARCHITECTURES.get(config.model.architecture)) is not None:
+        architecture(request)
+
+
+def model_request(
+    config: ExperimentConfig, *, vocab_size: int | None = None, special_ids: SpecialIds | None = None
+) -> ModelRequest:
+    """Collect what decides the shape of the model, and check what no architecture can do.
+
+    Raises:
+        ConfigError: Heads that do not divide, too few positions, special ids that clash or lie outside the vocabulary.
+    """
+    model = config.model
+    request = ModelRequest(
+        model=model,
+        vocab_size=vocab_size or config.tokenizer.vocab_size,
+        positions=model.max_position_embeddings or config.data.max_sequence_length,
+        special=special_ids or SpecialIds(),
+    )
+    problems = [*_shape_problems(config, request), *_id_problems(request)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return request
+
+
+def _shape_problems(config: ExperimentConfig, request: ModelRequest) -> list[str]:
+    model = request.model
+    problems = []
+    if model.head_dim is None and model.hidden_size % model.attention_heads:
+        problems.append(
+            f"model.attention_heads: {model.attention_heads} heads do not divide hidden_size {model.hidden_size};"
+            " change one of them or set model.head_dim"
+        )
+    if model.attention_heads % request.key_value_heads:
+        problems.append(
+            f"model.key_value_heads: {request.key_value_heads} do not divide attention_heads {model.attention_heads}"
+        )
+    if request.positions < config.data.max_sequence_length:
+        problems.append(
+            f"model.max_position_embeddings: {request.positions} is shorter than data.max_sequence_length"
+            f" {config.data.max_sequence_length}; raise it or leave it out"
+        )
+    return problems
+
+
+def _id_problems(request: ModelRequest) -> list[str]:
+    """A padding id that doubles as another freezes that token's embedding at zero in half of the families."""
+    special = request.special
+    problems = [
+        f"special ids: pad and {name} are both {special.pad}; the tokenizer needs a <pad> of its own"
+        for name in ("bos", "eos")
+        if special.pad is not None and special.pad == getattr(special, name)
+    ]
+    outside = {n: i for n in ("pad", "bos", "eos", "unk") if (i := getattr(special, n)) is not None}
+    problems += [
+        f"special ids: {name} is {value}, outside a vocabulary of {request.vocab_size}"
+        for name, value in outside.items()
+        if not 0 <= value < request.vocab_size
+    ]
+    return problems
