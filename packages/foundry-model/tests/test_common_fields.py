@@ -3,9 +3,13 @@
 import logging
 
 import pytest
+import torch
 
 from foundry_config import ConfigError
-from foundry_model import create_model
+from foundry_model import create_model, token_loss
+from foundry_model.generation import generate_ids
+from foundry_model.sampling import Sampling
+from foundry_model.scoring_model import open_for_scoring
 
 pytestmark = pytest.mark.slow  # the first one pays for the model classes
 
@@ -56,6 +60,42 @@ def test_a_state_space_family_takes_its_inner_width_as_a_multiple(shaped):
     assert shaped("falcon_mamba", intermediate_hidden_size=192).expand == 3
     with pytest.raises(ConfigError, match="falcon_mamba widens by a whole factor, and 100 is no multiple"):
         shaped("falcon_mamba", intermediate_hidden_size=100)
+
+
+@pytest.mark.parametrize(
+    ("layers", "kinds"), [(1, ["global"]), (2, ["global", "local"]), (5, [*["global", "local"] * 2, "global"])]
+)
+def test_layers_of_two_kinds_take_turns_at_every_depth(shaped, layers, kinds):
+    assert shaped("gpt_neo", layers=layers).attention_layers == kinds
+
+
+def test_extra_chooses_the_kinds_of_layers(shaped):
+    config = shaped("gpt_neo", layers=4, extra={"attention_types": [[["global"], 4]]})
+
+    assert config.attention_layers == ["global"] * 4
+
+
+@pytest.mark.parametrize("model_type", ["gptj", "codegen"])
+def test_no_more_of_a_head_is_rotated_than_there_is(shaped, model_type):
+    assert shaped(model_type).rotary_dim == shaped(model_type).n_embd // shaped(model_type).n_head
+    assert shaped(model_type, extra={"rotary_dim": 2}).rotary_dim == 2
+
+
+@pytest.mark.parametrize("model_type", ["gptj", "gpt_neo", "jamba", "recurrent_gemma"])
+def test_a_family_can_be_trained_scored_and_read(tiny_config, model_type):
+    model = create_model(tiny_config(architecture=f"hf:{model_type}", layers=2))
+    ids = torch.arange(4, 20).view(2, 8)
+
+    token_loss(model, ids, ids)[0].backward()
+    with open_for_scoring(model) as scorer:
+        assert scorer.logits(scorer.read(ids)[0, :2]).shape == (2, scorer.vocab_size)
+    made = generate_ids(model, [[4, 5, 6]], max_new_tokens=3, stop_id=None, sampling=Sampling(), seed=1)
+    assert len(list(made)) == 3
+
+
+def test_values_that_a_config_leaves_open_are_named_where_the_network_cannot_be_built(shaped):
+    with pytest.raises(ConfigError, match=r"cannot build this 'dots1'.*its config leaves open.*n_routed_experts"):
+        shaped("dots1")
 
 
 def test_a_family_that_cannot_tie_says_so(shaped):

@@ -106,6 +106,29 @@ def test_with_a_cache_every_token_is_read_once():
     assert model.read == [4, 1, 1, 1]
 
 
+@pytest.mark.parametrize("error", [ValueError("no attention layers"), AttributeError("no cache")])
+def test_a_model_whose_cache_does_not_work_is_read_without_one(error):
+    class Cacheless(Counting):
+        def forward(self, input_ids, past_key_values=None, use_cache=False):
+            if use_cache:
+                raise error
+            return super().forward(input_ids)
+
+    model = Cacheless()
+
+    assert generate_text(model, Letters(), ["abc"], max_new_tokens=3, greedy=True) == ["def"]
+    assert model.read == [4, 5, 6]
+
+
+def test_lack_of_memory_is_no_reason_to_read_without_a_cache():
+    class Hungry(Counting):
+        def forward(self, input_ids, past_key_values=None, use_cache=False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        generate_text(Hungry(), Letters(), ["a"], max_new_tokens=3)
+
+
 def test_a_long_list_of_prompts_is_read_a_batch_at_a_time():
     rows = []
 

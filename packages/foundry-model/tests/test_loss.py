@@ -193,6 +193,18 @@ def test_chunked_loss_is_allowed_only_where_the_head_alone_makes_the_logits(mode
     assert not supports_chunked_loss(LogitsOnly())
 
 
+def test_chunked_loss_is_not_allowed_where_the_head_reads_something_wider_than_the_last_block():
+    class Widened(Bag):
+        def __init__(self):
+            super().__init__()
+            self.widen, self.head = nn.Linear(6, 9), nn.Linear(9, 11)
+
+        def forward(self, input_ids):
+            return SimpleNamespace(logits=self.head(self.widen(self.base_model(input_ids)[0])))
+
+    assert not supports_chunked_loss(Widened())
+
+
 def test_a_model_is_tried_once_whatever_wraps_it(model):
     calls = []
     model.register_forward_hook(lambda *_: calls.append(1))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from foundry_config.errors import NonFiniteError
 from foundry_model.prefix_trie import Row, Span, batches, pack_chains, pack_tries
@@ -277,3 +278,18 @@ def test_a_model_that_has_diverged_is_an_error(bigram):
 
     with pytest.raises(NonFiniteError, match="its logits are NaN or infinite"):
         score_spans(model, [Span((0, 1, 2))])
+
+
+def test_a_model_is_never_asked_to_keep_a_cache(tiny_attention):
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny_attention(V)
+
+        def forward(self, input_ids, use_cache=True):
+            assert not use_cache
+            return self.inner(input_ids)
+
+    with open_for_scoring(Watched()) as scorer:
+        assert scorer.vocab_size >= V
+        score_spans(scorer, [Span((1, 2, 3))])

@@ -126,6 +126,11 @@ def _unspoken(cls: Any, model_type: str, names: set[str], request: ModelRequest)
                 f"model.key_value_heads: {model_type} has one, or one for each of the {model.attention_heads} heads;"
                 f" {request.key_value_heads} cannot be honoured"
             )
+    if "attention_types" in names:  # kinds of layers, as (kinds, repeats): those of the published depth are no others
+        published["attention_types"] = [[["global", "local"], model.layers // 2], [["global"], model.layers % 2]]
+    rotated = getattr(cls, "rotary_dim", None)
+    if "rotary_dim" in names and isinstance(rotated, int):  # of a head, which may be smaller than the published one
+        published["rotary_dim"] = min(rotated, request.head_dim)
     if "rope_parameters" in names:
         published["rope_parameters"] = default_rope(cls, model.rope_theta)
     elif model.rope_theta != _DEFAULT_THETA:

@@ -19,7 +19,7 @@ from foundry_model.architectures import ARCHITECTURES
 from foundry_model.attention import best_attention, resolve_attention
 from foundry_model.blueprints import Blueprint, ModelRequest, SpecialIds
 from foundry_model.common_fields import by_model_type
-from foundry_model.hf_families import family_config, model_class
+from foundry_model.hf_families import family_config, model_class, open_values
 from foundry_model.honoured import check_causal, check_tying
 from foundry_model.initialization import INITS
 from foundry_model.model_request import model_request
@@ -110,7 +110,7 @@ def build(family_settings: Any, attention: str) -> Any:
     try:
         return AutoModelForCausalLM.from_config(family_settings, dtype=torch.float32, attn_implementation=attention)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, ImportError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}{open_values(family_settings)}"
         raise ConfigError(f"model: transformers cannot build this {family_settings.model_type!r}: {reason}") from error
 
 

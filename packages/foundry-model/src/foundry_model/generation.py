@@ -131,22 +131,33 @@ class _Reader:
         self.model = model
         self.context = _longest_context(model)
         self.names = parameters_of_forward(model)
+        self.caches = "past_key_values" in self.names
         self.cache: Any = None
         self.cached = 0
 
     def next_logits(self, ids: Tensor) -> Tensor:
         """Logits of the token after `ids` [B, T], of which all but the last were given before. [B, V]"""
-        length = ids.shape[1]
-        last_only = {"logits_to_keep": 1} if "logits_to_keep" in self.names else {}
-        if "past_key_values" not in self.names or length > self.context:
-            inputs = {"use_cache": False} if "use_cache" in self.names else {}
-            window = ids[:, max(0, length - self.context) :]
-            return self.model(input_ids=window, **inputs, **last_only).logits[:, -1]
+        if self.caches and ids.shape[1] <= self.context:
+            try:
+                return self._with_cache(ids)
+            except Exception as error:
+                # a shallow hybrid may have no layer that its cache is made for; what else is wrong shows again below
+                if self.cached or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                self.caches = False
+        inputs: dict[str, Any] = {"use_cache": False} if "use_cache" in self.names else {}
+        window = ids[:, max(0, ids.shape[1] - self.context) :]
+        return self.model(input_ids=window, **inputs, **self._last_only()).logits[:, -1]
+
+    def _with_cache(self, ids: Tensor) -> Tensor:
         fresh = ids[:, self.cached :]
-        output = self.model(input_ids=fresh, past_key_values=self.cache, use_cache=True, **last_only)
+        output = self.model(input_ids=fresh, past_key_values=self.cache, use_cache=True, **self._last_only())
         self.cache = getattr(output, "past_key_values", None)
-        self.cached = length if self.cache is not None else 0
+        self.cached = ids.shape[1] if self.cache is not None else 0
         return output.logits[:, -1]
+
+    def _last_only(self) -> dict[str, Any]:
+        return {"logits_to_keep": 1} if "logits_to_keep" in self.names else {}
 
 
 class _Writer:

@@ -83,6 +83,13 @@ def field_name(cls: Any, name: str) -> str:
     return next((alias for alias, kept in aliases.items() if kept == name and alias in fields), name)
 
 
+def open_values(config: Any) -> str:
+    """Name the fields that a family's config leaves without a value, for a network that cannot do without."""
+    names = {f.name for f in dataclasses.fields(config)} - _NOT_THE_MODEL - _SET_BY_US
+    found = sorted(name for name in names if getattr(config, name, "") is None)
+    return f"; its config leaves open, for model.extra: {', '.join(found)}" if found else ""
+
+
 def _aliases(cls: Any) -> dict[str, str]:
     return getattr(cls, "attribute_map", None) or {}
 

@@ -157,7 +157,10 @@ def _head_makes_the_logits(core: Any) -> bool:
             hook.remove()
         if not factors:  # the weights of the head are used in some other way
             return False
-        found = head(base(**inputs)[0] * factors[0]).float()
+        hidden = base(**inputs)[0]
+        if hidden.shape[-1] != head.in_features:  # another projection stands between the last block and the head
+            return False
+        found = head(hidden * factors[0]).float()
     return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-3, atol=1e-2)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foundry_model.loss import parameters_of_forward, supports_chunked_loss, unwrapped
+from foundry_model.loss import parameters_of_forward, supports_chunked_loss, token_logits, unwrapped
 from foundry_model.modes import evaluating
 
 
@@ -37,7 +37,7 @@ class ScoringModel:
     def vocab_size(self) -> int:
         """Width of the logits (V); padded vocabularies have more rows than the tokenizer has tokens. [tokens]"""
         probe = torch.ones((1, 2), dtype=torch.int64, device=self.device)
-        return self.model(input_ids=probe).logits.shape[-1]
+        return token_logits(self.model, probe).shape[-1]
 
     @functools.cached_property
     def context(self) -> int | None:
