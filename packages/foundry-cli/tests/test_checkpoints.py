@@ -1,6 +1,7 @@
 """`foundry checkpoints`, and finding what a RUN or MODEL names."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,15 @@ def test_a_dry_run_names_the_same_and_removes_nothing(foundry, run_folder):
 
     assert answer.out.count("would remove") == 1
     assert len(list((run_folder / "checkpoints").iterdir())) == 4
+
+
+def test_what_is_pruned_is_told_as_json(foundry, run_folder):
+    tried = json.loads(foundry("checkpoints", run_folder, "--prune", "--dry-run", "--json").out)
+    done = json.loads(foundry("checkpoints", run_folder, "--prune", "--json").out)
+
+    assert [row["step"] for row in tried] == [row["step"] for row in done] != []
+    assert not any(row["removed"] for row in tried) and all(row["removed"] for row in done)
+    assert not any(Path(row["path"]).exists() for row in done)
 
 
 def test_a_dry_run_of_nothing_is_refused(foundry, run_folder):

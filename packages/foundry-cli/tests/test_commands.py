@@ -305,3 +305,32 @@ def test_a_long_result_says_where_the_rest_is(capsys, table, hint):
 def test_evaluate_refuses_choices_that_do_not_exist(foundry, run_folder):
     assert foundry("evaluate", run_folder, "--start", "middle", "--corpus", "x").code == 2
     assert foundry("evaluate", run_folder, "--method", "guess", "--minimal-pairs", "x").code == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--top-p", "0"), ("--top-p", "1.5"), ("--top-p", "nan"), ("-t", "nan"), ("-t", "inf")]
+)
+def test_a_share_or_temperature_that_is_none_is_refused_by_its_option_before_anything_is_loaded(
+    foundry, tmp_path, option, value
+):
+    answer = foundry("generate", tmp_path / "nowhere", option, value)
+
+    assert (answer.code, answer.out) == (2, "")
+    assert {"-t": "--temperature"}.get(option, option) in answer.err
+
+
+def test_a_run_that_was_moved_counts_paths_from_the_project_around_it_or_from_here(tmp_path, monkeypatch):
+    from foundry_cli.targets import base_dir_of
+
+    run = tmp_path / "elsewhere" / "x"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text('{"training": {"output_dir": "runs/x"}}')
+    monkeypatch.chdir(tmp_path)
+
+    assert base_dir_of(run) == tmp_path
+    (tmp_path / "elsewhere" / "pyproject.toml").touch()
+    assert base_dir_of(run) == tmp_path / "elsewhere"
+    home = tmp_path / "home" / "runs" / "x"
+    home.parent.mkdir(parents=True)
+    run.rename(home)
+    assert base_dir_of(home) == tmp_path / "home"

@@ -98,6 +98,15 @@ def test_a_bug_is_told_even_where_no_report_can_be_written(failing, monkeypatch)
     assert "No space left on device" in answer.err
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ENOSPC, errno.EROFS])
+def test_what_the_disk_refuses_is_no_bug(failing, tmp_path, number):
+    answer = failing(OSError(number, "refused by the disk", str(tmp_path / "report.html")))
+
+    assert answer.code == 7
+    assert f"{tmp_path / 'report.html'}: refused by the disk ({errno.errorcode[number]}); " in answer.err
+    assert "bug" not in answer.err
+
+
 def test_a_broken_pipe_of_ours_is_a_bug_like_any_other_error_of_the_system(failing, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 

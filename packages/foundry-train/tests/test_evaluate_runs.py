@@ -57,7 +57,16 @@ def rows(path):
 
 @pytest.mark.parametrize(
     ("which", "steps"),
-    [("latest", [8]), ("all", [0, 4, 8]), ("4", [4]), ("8, 0", [0, 8]), ("chck_1M,4", [0, 4]), ("best", [4])],
+    [
+        ("latest", [8]),
+        ("all", [0, 4, 8]),
+        ("4", [4]),
+        ("8, 0", [0, 8]),
+        ("chck_1M,4", [0, 4]),
+        ("best", [4]),
+        ("best, 8", [4, 8]),
+        ("0,latest,0", [0, 8]),
+    ],
 )
 def test_checkpoints_are_chosen_by_words_steps_and_labels(make_run, which, steps):
     run = make_run(steps=(0, 4, 8), label="chck_1M")

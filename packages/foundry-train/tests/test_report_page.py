@@ -1,9 +1,11 @@
 """The report of runs, made from run folders written by hand."""
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 
+import msgspec
 import pytest
 
 from foundry_config import canonical_json, load_config
@@ -103,6 +105,16 @@ def test_runs_of_one_condition_become_a_mean_with_a_band(make_run):
     assert mean.xs == [0.0, 64.0 * 20] and mean.ys == pytest.approx([8.2, 4.2])
     assert mean.low == pytest.approx([8.1, 4.1]) and mean.high == pytest.approx([8.3, 4.3])
     assert "3 seeds" in mean.name and other.name == "other" and other.low is None
+
+
+def test_values_that_are_not_finite_are_left_out_of_curves(make_run):
+    run = read_run(make_run("a"))
+    table = measurements([run])
+    infinite = [msgspec.structs.replace(row, value=math.inf) if row.step == 20 else row for row in table]
+
+    (curve,) = next(chart for chart in evaluation_charts([run], infinite) if chart.key == "test-loss-step").series
+
+    assert curve.xs == [0.0]
 
 
 def test_a_run_that_is_being_written_can_be_read(make_run):

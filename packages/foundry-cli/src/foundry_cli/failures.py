@@ -1,6 +1,7 @@
 """What a failed command says, and the exit code that it ends with.
 
     a `FoundryError`      one message on standard error, the error's own exit code
+    a refusal of the disk one message that names the file, 7
     Ctrl-C                one line, 130
     anything else         a bug of ours: a crash report in a file, one line that names it, 70
 
@@ -8,6 +9,7 @@ Tracebacks are shown only with `--debug`. A crash report holds the traceback, ve
 environment variables, so that it can be sent to somebody without giving a secret away.
 """
 
+import errno
 import os
 import platform
 import sys
@@ -23,6 +25,11 @@ from foundry_cli.figures import plain
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
 STOPPED_BY_SIGNAL = 128  # an exit code above is 128 + the number of the signal
+# what a file system may refuse anybody; commands that know more of it say more
+OF_THE_DISK = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+}
 PACKAGES = ("foundry-cli", "foundry-config", "foundry-data", "foundry-model", "foundry-train", "torch", "transformers")
 
 
@@ -43,9 +50,22 @@ def report_failure(error: BaseException, *, debug: bool) -> int:
         else:
             _say_error(_message(error))
         return code
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK and error.filename is not None:
+        return _report_disk(error)
     _say_error(f"internal error: {type(error).__name__}: {error}")
     note(f"This is a bug. {_crash_report(error)}")
     return INTERNAL_ERROR
+
+
+def _report_disk(error: OSError) -> int:
+    """Say what the file system refused, and return the exit code of that."""
+    from foundry_config.errors import StorageError
+    from foundry_data.disk_advice import disk_advice
+
+    place = Path(os.fsdecode(error.filename))
+    advice = disk_advice(error, place) or "choose a place that you may read and write"
+    _say_error(f"{place}: {error.strerror} ({errno.errorcode[error.errno or 0]}); {advice}")
+    return StorageError.exit_code
 
 
 def _message(error: BaseException) -> str:

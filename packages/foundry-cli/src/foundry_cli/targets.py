@@ -97,7 +97,8 @@ def find_fork(text: str, *, child: Path) -> Path:
 def base_dir_of(run: Path) -> Path:
     """Return the folder that the relative paths of a run's config count from.
 
-    A run at `a/b/runs/x` whose config says `output_dir: runs/x` was made from `a/b`.
+    A run at `a/b/runs/x` whose config says `output_dir: runs/x` was made from `a/b`. For one that was moved it is the
+    project around it, or else the current folder.
     """
     import json
 
@@ -111,7 +112,8 @@ def base_dir_of(run: Path) -> Path:
     for parent in folder.parents:
         if (parent / output_dir).resolve() == folder:
             return parent
-    return find_project_root(folder)
+    root = find_project_root(folder)
+    return Path.cwd() if root == folder else root  # it was moved to where no project is, and is not the place to write
 
 
 def is_run(folder: Path) -> bool:

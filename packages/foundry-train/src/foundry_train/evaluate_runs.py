@@ -126,7 +126,9 @@ def evaluate(
 
 
 def _teller(progress: Progress | None, model: EvaluatedModel, before: int, total: int) -> Callable[[int], None]:
-    return lambda done: progress(f"{model.name} {model.path.name}", before + done, total) if progress else None
+    return lambda done: (
+        progress(f"{model.name} {model.path.resolve().name}", before + done, total) if progress else None
+    )
 
 
 def _evaluate_model(

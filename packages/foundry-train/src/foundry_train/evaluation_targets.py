@@ -83,7 +83,7 @@ def find_models(target: Path, which: str = "latest") -> tuple[list[EvaluatedMode
 
     Args:
         target: A run, a checkpoint folder, or any Hugging Face model folder.
-        which: `latest`, `best`, `all`, or steps and labels with commas between; a single model has no choice.
+        which: `latest`, `best`, `all`, steps and labels, with commas between; a single model has no choice.
 
     Raises:
         CheckpointError: There is no such model, or none of the checkpoints can be used.
@@ -137,15 +137,20 @@ def _of_run(run: Path, which: str) -> tuple[list[EvaluatedModel], list[FoundryEr
 
 def _chosen(run: Path, found: list[CheckpointInfo], which: str) -> list[CheckpointInfo]:
     sound = [info for info in found if info.problem is None]
-    if which == "all":
-        return found
-    if which == "latest":
-        return (sound or found)[-1:]
-    if which == "best":
-        return [_best(run, sound)]
-    wanted = [_named(run, found, part.strip()) for part in which.split(",") if part.strip()]
+    wanted: list[CheckpointInfo] = []
+    for part in filter(None, map(str.strip, which.split(","))):
+        if part == "all":
+            wanted += found
+        elif part == "latest":
+            wanted += (sound or found)[-1:]
+        elif part == "best":
+            wanted.append(_best(run, sound))
+        else:
+            wanted.append(_named(run, found, part))
     if not wanted:
-        raise ConfigError(f"checkpoints {which!r}: write latest, best, all, or steps and labels such as 500,chck_10M")
+        raise ConfigError(
+            f"checkpoints {which!r}: write latest, best, all, or steps and labels, with commas between: 500,chck_10M"
+        )
     by_step = {info.step: info for info in wanted}
     return [by_step[step] for step in sorted(by_step)]
 

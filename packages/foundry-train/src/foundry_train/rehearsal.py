@@ -34,13 +34,14 @@ LAYERS = 2  # rwkv cannot be built with fewer
 VOCABULARY = 256
 
 
-def rehearse(config: ExperimentConfig, paths: ExperimentPaths, world: World) -> None:
+def rehearse(config: ExperimentConfig, paths: ExperimentPaths, world: World, *, resumes: bool = False) -> None:
     """Do in small what a run does after its data are prepared; leaves nothing behind, and no random generator changed.
 
     Args:
         config: The experiment.
         paths: Where its relative paths lead.
         world: Ranks and device.
+        resumes: Whether the run has trained before, so that model and inputs are known to work.
 
     Raises:
         ConfigError: Architecture, optimizer or device cannot do what the config asks for; a function does not exist.
@@ -48,6 +49,8 @@ def rehearse(config: ExperimentConfig, paths: ExperimentPaths, world: World) -> 
     """
     sink_factories(config.logging)
     pick(config.training.lr_schedule, LR_SCHEDULES, kind="lr_schedule")
+    if resumes:
+        return
     for path in find_pair_files([str(paths.resolve(path)) for path in config.evaluation.minimal_pairs]):
         read_pair_file(path)
     with undisturbed_generators(world.device), _without_messages():

@@ -35,7 +35,7 @@ def trainer_replay(run: Path, base_dir: Path) -> Replayer:
             hook = _DigestAt(to_step)
             config = _config_of(run, Path(scratch) / "run")
             with contextlib.suppress(_ReachedError):
-                Trainer(config, base_dir, fork=start.path, hooks=[hook], console=None).train()
+                Trainer(config, base_dir, fork=start.path.resolve(), hooks=[hook], console=None).train()
             if hook.digest is None:
                 raise CheckpointError(f"training again from {start.path.name} ended before step {to_step}")
             return hook.digest

@@ -1,13 +1,14 @@
 """Where a run begins: at step 0, at its own newest checkpoint, at a chosen one, or at a checkpoint of another run."""
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from foundry_config.errors import CheckpointError, ResumeMismatchError
+from foundry_config.errors import CheckpointError, ConfigError, ResumeMismatchError
 from foundry_train.checkpoint_list import CheckpointInfo, describe, list_checkpoints
 from foundry_train.checkpointing import CheckpointManager
 from foundry_train.lineage import fingerprint_changes, read_events
@@ -99,15 +100,19 @@ def begin_fork(
     scaler: Any,
     *,
     data_digest: str,
+    tokenizer_digest: str,
+    total_steps: int,
 ) -> Beginning:
     """Load the checkpoint of another run; on other data, the data order begins anew.
 
     Raises:
         CheckpointError: It is damaged, or the fork has lost checkpoints of its own.
-        ResumeMismatchError: It belongs to another model or optimizer.
+        ConfigError: The fork would have no step left to train.
+        ResumeMismatchError: It belongs to another model, optimizer or tokenizer.
     """
     manager.clean_up()
     _check_nothing_was_lost(manager)
+    _check_fits(source, tokenizer_digest=tokenizer_digest, total_steps=total_steps)
     try:
         state = restore_full(source, Parts(model, optimizer, None, scaler))
     except DamagedCheckpointError as error:
@@ -117,6 +122,23 @@ def begin_fork(
         logger.info("the fork trains on other data: its order begins anew")
         state.epoch = state.position = 0
     return Beginning(state, state.step, source.manifest)
+
+
+def _check_fits(source: CheckpointInfo, *, tokenizer_digest: str, total_steps: int) -> None:
+    """Refuse a checkpoint whose ids mean other pieces, or that lies at the end of the fork already."""
+    manifest = source.manifest
+    assert manifest is not None, "fork_source has read it"
+    if manifest.tokenizer != tokenizer_digest:
+        raise ResumeMismatchError(
+            f"--fork {source.path}: its weights belong to another tokenizer than this run has, so that ids would mean "
+            "other pieces; to train on with its own: "
+            f"--set tokenizer.source={shlex.quote(str(source.path))}"
+        )
+    if manifest.step >= total_steps:
+        raise ConfigError(
+            f"--fork {source.path}: it is at step {manifest.step:,}, and this run ends after {total_steps:,} steps; "
+            "raise training.train_steps or training.epochs, or fork from an earlier step"
+        )
 
 
 def parent_link(source: CheckpointInfo) -> ParentLink:

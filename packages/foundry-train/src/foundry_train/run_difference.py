@@ -1,6 +1,6 @@
 """Where two runs part: the first step of their metrics, the first checkpoint and the first tensor that differ."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _OF_THE_BATCH = {"tokens", "words", "epoch"}
 
 def compare_runs_bitwise(run: Path, other: Path) -> Iterator[Finding]:
     """Yield where two runs part: the first differing step of the metrics, the first differing checkpoint and tensor."""
-    yield from _compare_metrics(run, other)
+    compared = yield from _compare_metrics(run, other)
     mine = {info.step: info for info in list_checkpoints(run / "checkpoints") if info.manifest}
     others = {info.step: info for info in list_checkpoints(other / "checkpoints") if info.manifest}
     common = sorted(mine.keys() & others.keys())
@@ -28,6 +28,9 @@ def compare_runs_bitwise(run: Path, other: Path) -> Iterator[Finding]:
         if finding is not None:
             yield finding
             return
+    if not common and not compared:
+        yield Finding(True, str(other), "nothing could be compared: no step and no checkpoint is in both runs", True)
+        return
     yield Finding(False, str(other), f"{len(common)} checkpoints of the same steps compared")
 
 
@@ -48,7 +51,8 @@ def step_records(run: Path) -> list[dict[str, Any]]:
     return [r for r in records if r.get("kind") == "step" and isinstance(r.get("step"), int)]
 
 
-def _compare_metrics(run: Path, other: Path) -> Iterator[Finding]:
+def _compare_metrics(run: Path, other: Path) -> Generator[Finding, None, int]:
+    """Yield the first difference; returns how many steps are in both runs."""
     mine = {record["step"]: record for record in step_records(run)}
     others = {record["step"]: record for record in step_records(other)}
     common = sorted(mine.keys() & others.keys())
@@ -59,8 +63,10 @@ def _compare_metrics(run: Path, other: Path) -> Iterator[Finding]:
             key = next((key for key in different if key in _OF_THE_BATCH), different[0])
             what = "the batch" if key in _OF_THE_BATCH else key
             yield Finding(True, f"step {step}", f"{what} differs first here ({key}: {a[key]} and {b[key]})", True)
-            return
-    yield Finding(False, str(other), f"{len(common)} steps compared: same losses, gradient norms and batches")
+            return len(common)
+    if common:
+        yield Finding(False, str(other), f"{len(common)} steps compared: same losses, gradient norms and batches")
+    return len(common)
 
 
 def _compare_weights(mine: CheckpointInfo, other: CheckpointInfo) -> Finding | None:

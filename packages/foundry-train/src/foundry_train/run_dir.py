@@ -29,27 +29,13 @@ from foundry_train.lineage import append_event, read_events, save_event
 from foundry_train.lock import RunLock
 from foundry_train.manifest import ParentLink, canonical_bytes
 from foundry_train.metrics_log import MetricsLog
+from foundry_train.run_record import FORMAT, RunRecord, read_json, read_record
 from foundry_train.space import storage_error
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "foundry.run/1"
 ATTEMPTS_ALLOWED = 2  # starts from one checkpoint that got nowhere, before a person has to decide
 _SHOWN = 20
-
-
-class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`run.json`: what a run is, for ever."""
-
-    format: str
-    run_id: str
-    config: str
-    data: str
-    tokenizer: str
-    created: str
-    """For people only."""
-    parent: ParentLink | None = None
-    """The checkpoint of another run that this one was forked from."""
 
 
 class RunDirectory:
@@ -64,7 +50,9 @@ class RunDirectory:
         self.attempt = 1 + sum(event.get("event") == "start" for event in read_events(path))
         self._lock = lock
         self._metrics = MetricsLog(path / "metrics.jsonl")
-        self._status: dict[str, Any] = _read_json(path / "status.json") or {}
+        self._status: dict[str, Any] = read_json(path / "status.json") or {}
+        self._found = dict(self._status)
+        self._began = False
 
     @classmethod
     def open(
@@ -190,6 +178,7 @@ class RunDirectory:
             append_event(self.path, event)
         except OSError as error:
             raise storage_error(error, self.path) from error
+        self._began = True
         self.update_status(phase="starting", step=from_step or 0, resume=failed)
         return self.attempt
 
@@ -203,6 +192,22 @@ class RunDirectory:
         """Set fields of status.json: phase, step, exit_reason, resumable ...; a disk that refuses is a warning."""
         self._status |= fields | {"time": _now()}
         self._write_for_people("status.json", canonical_bytes(self._status) + b"\n")
+
+    def restore_status(self, *, refused: bool) -> bool:
+        """Put status.json back as it was found, if this process changed nothing else of the run.
+
+        Args:
+            refused: Whether this process was asked for something that cannot be; a run that is done stays so anyway.
+
+        Returns:
+            Whether there was something to put back.
+        """
+        phase = self._found.get("phase")
+        if self._began or phase not in ("done", "stopped", "failed") or not (refused or phase == "done"):
+            return False
+        self._status = dict(self._found)
+        self._write_for_people("status.json", canonical_bytes(self._status) + b"\n")
+        return True
 
     def made_progress(self) -> None:
         """Say that the checkpoint which the run went on from is good: a new step was reached, or the end."""
@@ -263,7 +268,7 @@ class RunDirectory:
     def _check(self, resume: str, allow_numeric_drift: bool) -> None:
         saved = [step for step, _ in step_folders(self.checkpoints)]
         if (self.path / "run.json").exists():
-            record = _read_record(self.path / "run.json")
+            record = read_record(self.path / "run.json")
             if (
                 saved or self.attempt > 1
             ):  # else it never began, so there is nothing that a corrected config could spoil
@@ -283,7 +288,7 @@ class RunDirectory:
             raise CheckpointError(f"nothing to resume: {self.checkpoints} holds no checkpoint")
 
     def _compare_config(self, allow_numeric_drift: bool) -> None:
-        before = _read_json(self.path / "config.json")
+        before = read_json(self.path / "config.json")
         same = self.record is None or self.record.config == config_digest(self.config)
         if before is None:
             if not same:
@@ -361,25 +366,6 @@ def parse_resume(wish: str) -> int | None:
     if name == "step" and number.isdecimal():
         return int(number)
     raise ConfigError(f"--resume {wish}: expected auto, never, must or step=N")
-
-
-def _read_record(path: Path) -> RunRecord:
-    values = _read_json(path)
-    try:
-        record = msgspec.convert(values, RunRecord)
-    except msgspec.ValidationError as error:
-        raise ResumeMismatchError(f"{path} is damaged: {error}") from error
-    if record.format != FORMAT:
-        raise ResumeMismatchError(f"{path} has the format {record.format}, this version reads {FORMAT}")
-    return record
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
 
 
 def _write_if_changed(path: Path, data: bytes) -> None:

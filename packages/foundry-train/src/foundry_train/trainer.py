@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from foundry_config import ExperimentConfig, ExperimentPaths, TrainingPlan, config_digest
-from foundry_config.errors import CheckpointError, FoundryError, MemoryExhaustedError
+from foundry_config.errors import (
+    CheckpointError,
+    ConfigError,
+    FoundryError,
+    MemoryExhaustedError,
+    ResumeMismatchError,
+)
 from foundry_data.processor import DataProcessor, PreparedData
 from foundry_train.build import Build, build, describe_build
 from foundry_train.checkpoint_files import model_files, tokenizer_files
@@ -45,6 +51,7 @@ from foundry_train.summary import TrainingSummary, is_complete, summarize, write
 
 logger = logging.getLogger(__name__)
 
+REFUSED = (ConfigError, ResumeMismatchError)  # what was asked for cannot be, and the run is as it was
 MAX_SMALL_FILES = 16 * 2**10  # manifest, headers, generators: bytes of a checkpoint that are no tensors
 
 
@@ -128,8 +135,7 @@ class Trainer:
     def _train(self, stack: contextlib.ExitStack) -> TrainingSummary:
         started = time.monotonic()
         session = self._open_session(stack)
-        if not has_own_full(self.manager):
-            rehearse(self.config, self.paths, session.world)
+        rehearse(self.config, self.paths, session.world, resumes=has_own_full(self.manager))
         prepared = self._prepare_data(session)
         self._bind(session, prepared)
         source = BatchSource(self.config, self._processor.train_rows(prepared), session.world)
@@ -139,7 +145,7 @@ class Trainer:
                 session.run.update_status(phase="done")
             return self._summarize(plan, already_done=True, seconds=time.monotonic() - started)
         built = self._build(session, plan, prepared)
-        beginning = self._begin(session, prepared, built)
+        beginning = self._begin(session, plan, prepared, built)
         self._check_space(session, plan, prepared, built, beginning)
         test_rows = self._processor.test_rows(prepared)
         loop = assemble_loop(session, prepared, source, plan, built, beginning, test_rows=test_rows)
@@ -237,7 +243,7 @@ class Trainer:
         self.reporter.message(describe_build(built, session.world))
         return built
 
-    def _begin(self, session: Session, prepared: PreparedData, built: Build) -> Beginning:
+    def _begin(self, session: Session, plan: TrainingPlan, prepared: PreparedData, built: Build) -> Beginning:
         """Load what there is to go on from, and write down that this process begins there."""
         run, scaler, fork = session.run, built.precision.scaler, self._fork_source()
         if run is not None and run.is_fork and fork is None and not has_own_full(self.manager):
@@ -255,7 +261,14 @@ class Trainer:
             )
         if fork is not None:
             parts = (built.model, built.optimizer, scaler)
-            beginning = begin_fork(self.manager, fork, *parts, data_digest=prepared.data_digest)
+            beginning = begin_fork(
+                self.manager,
+                fork,
+                *parts,
+                data_digest=prepared.data_digest,
+                tokenizer_digest=prepared.tokenizer_digest,
+                total_steps=plan.total_steps,
+            )
         else:
             beginning = begin(
                 self.manager,
@@ -363,7 +376,8 @@ class Trainer:
             run.update_status(phase="stopped", step=run.status.get("saved_step") or 0, exit_reason=error.reason)
         elif error is not None:
             reason = f"{type(error).__name__}: {error}"[:2000]
-            run.update_status(phase="failed", step=self._step(), exit_reason=reason)
+            if not run.restore_status(refused=isinstance(error, REFUSED)):
+                run.update_status(phase="failed", step=self._step(), exit_reason=reason)
 
     def _summarize(self, plan: TrainingPlan, **process: Any) -> TrainingSummary:
         return summarize(self.config, self.paths.run, plan, self.manager, **process)

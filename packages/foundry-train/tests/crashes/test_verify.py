@@ -182,6 +182,17 @@ def test_equal_runs_do_not_part(run: Path, finished: Path) -> None:
     assert any("3 checkpoints of the same steps compared" in finding.message for finding in report.findings)
 
 
+def test_runs_that_have_nothing_in_common_were_not_compared(run: Path, finished: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    (run / "metrics.jsonl").write_text("")
+
+    report = verify_run(run, against=finished)
+
+    assert not report.ok
+    assert any("nothing could be compared" in finding.message for finding in report.findings if finding.is_error)
+
+
 def test_the_first_step_checkpoint_and_tensor_that_differ_are_named(
     harness: ModuleType, run: Path, tmp_path: Path
 ) -> None:

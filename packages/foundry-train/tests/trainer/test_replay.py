@@ -1,5 +1,7 @@
 """A stretch of a run is trained again apart from it: the same weights come out, and nothing outside hears of it."""
 
+from pathlib import Path
+
 import pytest
 
 from foundry_train.replay import trainer_replay
@@ -22,9 +24,21 @@ def test_training_again_reaches_the_same_weights_and_leaves_no_trace(project, tm
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_run_is_replayed_wherever_it_lies_and_however_it_is_called(project, tmp_path, monkeypatch):
+    run = project.train(project.config(tmp_path / "run", save_every_steps=4)).run_dir
+    run.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+
+    report = verify_run(Path("moved"), replay=4, replayer=trainer_replay(Path("moved"), project.folder))
+
+    assert report.ok and report.replayed == (8, 12)
+
+
 def test_weights_that_this_run_would_not_reach_are_found(project, tmp_path):
     run = project.train(project.config(tmp_path / "run", save_every_steps=4)).run_dir
-    other = project.config(tmp_path / "other", changes={"random_seed": 8}, save_every_steps=4)
+    same_tokenizer = {"source": str(run / "latest")}
+    changes = {"random_seed": 8, "tokenizer": same_tokenizer}
+    other = project.config(tmp_path / "other", changes=changes, save_every_steps=4)
     replayer = trainer_replay(project.train(other).run_dir, project.folder)
 
     report = verify_run(run, replay=4, replayer=replayer)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from foundry_config.errors import CheckpointError, DataError, ResumeMismatchError, RunLockedError
+from foundry_config.errors import CheckpointError, ConfigError, DataError, ResumeMismatchError, RunLockedError
 from foundry_train import Hook, Moment, RunDirectory
 from foundry_train.signals import Stopped
 
@@ -235,6 +235,50 @@ def test_a_fork_of_the_same_experiment_repeats_its_bits(project, read, tmp_path)
     child = project.train(project.config(tmp_path / "child"), fork=parent.run_dir / "checkpoints" / "step-00000004")
 
     assert read.weights(child) == read.weights(parent)
+
+
+def test_a_fork_onto_another_tokenizer_is_refused_and_can_keep_the_old_one(project, read, tmp_path):
+    parent = project.train(project.config(tmp_path / "parent", save_every_steps=4, keep_checkpoints=5))
+    source = parent.run_dir / "checkpoints" / "step-00000008"
+    other = {"random_seed": 8}  # other documents are held out, so another tokenizer is trained
+
+    with pytest.raises(ResumeMismatchError, match=r"another tokenizer .* --set tokenizer.source=.*step-00000008"):
+        project.train(project.config(tmp_path / "child", changes=other), fork=source)
+
+    kept = other | {"tokenizer": {"source": str(source)}}
+    child = project.train(project.config(tmp_path / "kept", changes=kept), fork=source)
+    assert child.resumed_from == 8 and child.steps == 12
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_a_fork_that_would_end_before_it_begins_is_refused(project, tmp_path, steps):
+    parent = project.train(project.config(tmp_path / "parent", save_every_steps=4, keep_checkpoints=5))
+    config = project.config(tmp_path / "child", train_steps=steps)
+
+    with pytest.raises(ConfigError, match=f"it is at step 8, and this run ends after {steps} steps"):
+        project.train(config, fork=parent.run_dir / "checkpoints" / "step-00000008")
+
+
+def status(run):
+    return json.loads((run / "status.json").read_bytes())
+
+
+def test_a_refused_request_leaves_the_state_of_a_run_as_it_was(project, tmp_path, stop_at):
+    done = project.train(project.config(tmp_path / "done", save_every_steps=4))
+    stopped = project.train(project.config(tmp_path / "stopped"), hooks=[stop_at(3)])
+    states = {run: status(run) for run in (done.run_dir, stopped.run_dir)}
+
+    with pytest.raises(CheckpointError):
+        project.train(project.config(done.run_dir), resume="step=5")
+    with pytest.raises(DataError):
+        project.train(project.config(done.run_dir, changes={"data": {"source_corpus": "gone.txt"}}))
+    with pytest.raises(ResumeMismatchError):
+        project.train(project.config(done.run_dir), fork=stopped.run_dir)
+    with pytest.raises(ConfigError):
+        project.train(project.config(stopped.run_dir, changes={"logging": {"sinks": ["gone:sink"]}}))
+
+    assert {run: status(run) for run in states} == states
+    assert project.train(project.config(done.run_dir)).already_done
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def checkpoints(
         raise ConfigError("--dry-run goes with --prune: nothing else here removes anything")
     folder = find_run(run, base_dir=base_dir)
     if prune:
-        _prune(folder, keep=keep, dry_run=dry_run)
+        _prune(folder, keep=keep, dry_run=dry_run, as_json=json)
         return
     rows = [describe(info, check=check) for info in list_checkpoints(folder / CHECKPOINTS)]
     if json:
@@ -89,7 +89,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _prune(run: Path, *, keep: int, dry_run: bool) -> None:
+def _prune(run: Path, *, keep: int, dry_run: bool, as_json: bool) -> None:
     from foundry_cli.targets import CHECKPOINTS
     from foundry_train.checkpoint_list import list_checkpoints
     from foundry_train.lock import RunLock
@@ -102,10 +102,14 @@ def _prune(run: Path, *, keep: int, dry_run: bool) -> None:
         raise storage_error(error, run) from error
     try:
         victims = removable(list_checkpoints(run / CHECKPOINTS), keep=keep)
+        rows = {info.path: describe(info, check=False) for info in victims}
         gone = victims if dry_run else remove_checkpoints(victims)
     finally:
         if lock is not None:
             lock.release()
+    if as_json:
+        say_json([{**rows[info.path], "removed": not dry_run} for info in gone])
+        return
     for info in gone:
         say(f"{'would remove' if dry_run else 'removed'} {info.path} ({size(info.bytes)})")
     total = size(sum(info.bytes for info in gone))

@@ -23,7 +23,7 @@ RunsArgument = Annotated[
 ]
 CheckpointsOption = Annotated[
     str,
-    typer.Option("--checkpoints", "-c", metavar="WHICH", help="latest, best, all, or steps, labels: 500,chck_10M."),
+    typer.Option("--checkpoints", "-c", metavar="WHICH", help="latest, best, all, steps, labels: 500,chck_10M,best."),
 ]
 PairsOption = Annotated[
     list[str], typer.Option("--minimal-pairs", metavar="PATH", help="File or folder of minimal pairs. Repeatable.")

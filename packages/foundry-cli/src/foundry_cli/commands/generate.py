@@ -22,7 +22,9 @@ TemperatureOption = Annotated[
 TopKOption = Annotated[int | None, typer.Option("--top-k", min=1, help="Draw from the K likeliest tokens only.")]
 TopPOption = Annotated[
     float | None,
-    typer.Option("--top-p", min=0.0, max=1.0, help="Draw from the likeliest that make up this share."),
+    typer.Option(
+        "--top-p", metavar="SHARE", help="Draw from the likeliest that make up this share (above 0, at most 1)."
+    ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
@@ -49,6 +51,7 @@ def generate(
 
     for text in prompt:
         _check_unicode(text)
+    _check_sampling(temperature, top_p)
     prompts = [*prompt, *_read_prompts(prompts_file)] or [""]
     folder = find_model(model, checkpoint, base_dir=base_dir)
     load_libraries()
@@ -94,6 +97,15 @@ def _load(folder: Path, device: str) -> tuple[Any, Any, int | None]:
     tokenizer = load_tokenizer(folder)
     start_id = None if found.start is None else start_token(tokenizer, found.start)
     return load_pretrained(folder, device=str(get_device(device))).eval(), tokenizer, start_id
+
+
+def _check_sampling(temperature: float, top_p: float | None) -> None:
+    from foundry_config import ConfigError
+
+    if not 0 <= temperature < float("inf"):
+        raise ConfigError(f"--temperature {temperature}: it must be 0 or a positive number")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError(f"--top-p {top_p}: it must be a share above 0 and at most 1")
 
 
 def _check_unicode(text: str) -> None:

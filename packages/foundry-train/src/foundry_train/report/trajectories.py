@@ -4,6 +4,7 @@ Runs of one condition differ in nothing of meaning but `random_seed`. Where ther
 the line is their mean at each point that all of them have, and the band reaches from the lowest to the highest.
 """
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -132,7 +133,7 @@ def _condition_series(conditions: dict[str, list[int]], rows: Sequence[Measureme
 
 
 def _curve(rows: Sequence[Measurement], index: int, axis: str) -> dict[float, float]:
-    points = {getattr(row, axis): row.value for row in rows if row.run == index}
+    points = {getattr(row, axis): row.value for row in rows if row.run == index and math.isfinite(row.value)}
     return dict(sorted(points.items()))
 
 
