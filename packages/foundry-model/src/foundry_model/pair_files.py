@@ -194,7 +194,9 @@ def _refuse_equal_names(paths: Sequence[Path]) -> None:
     seen: dict[str, Path] = {}
     for path in paths:
         if path.stem in seen:
-            raise DataError(f"{path} and {seen[path.stem]} have the same name, so that their results would; rename one")
+            raise DataError(
+                f"{path} and {seen[path.stem]} are both called {path.stem!r}, and so would their results; rename one"
+            )
         seen[path.stem] = path
 
 

@@ -75,7 +75,7 @@ class EvaluatedModel(NamedTuple):
         names = [name for name in self.manifest.files if not name.startswith("trainer/")]
         problems = file_problems(self.path, self.manifest, names=names)
         if problems:
-            raise CheckpointError(f"{self.path}: not evaluated, since {problems[0]}")
+            raise CheckpointError(f"{self.path}: cannot be used, since {problems[0]}")
 
 
 def find_models(target: Path, which: str = "latest") -> tuple[list[EvaluatedModel], list[FoundryError]]:
@@ -114,7 +114,7 @@ def _single(folder: Path) -> EvaluatedModel:
     try:
         manifest = read_manifest(folder) if (folder / MANIFEST_NAME).exists() or run else None
     except ManifestError as error:
-        raise CheckpointError(f"{folder}: not evaluated, since {error}") from error
+        raise CheckpointError(f"{folder}: cannot be used, since {error}") from error
     name = (run or folder).resolve().name
     return EvaluatedModel(folder, name, run, manifest, _config_of(run))
 
@@ -129,7 +129,7 @@ def _of_run(run: Path, which: str) -> tuple[list[EvaluatedModel], list[FoundryEr
     failures: list[FoundryError] = []
     for info in _chosen(run, found, which):
         if info.problem is not None:
-            failures.append(CheckpointError(f"{info.path}: not evaluated, since {info.problem}"))
+            failures.append(CheckpointError(f"{info.path}: cannot be used, since {info.problem}"))
         else:
             models.append(EvaluatedModel(info.path, name, run, info.manifest, config))
     return models, failures

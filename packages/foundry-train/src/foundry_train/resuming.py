@@ -117,6 +117,10 @@ def begin_fork(
         state = restore_full(source, Parts(model, optimizer, None, scaler))
     except DamagedCheckpointError as error:
         raise CheckpointError(f"--fork {source.path}: {error}") from error
+    except ResumeMismatchError as error:
+        raise ResumeMismatchError(
+            f"--fork {source.path}: {error}; a fork keeps the model and training.optimizer of the run it comes from"
+        ) from error
     assert source.manifest is not None, "fork_source has read it"
     if source.manifest.data != data_digest:
         logger.info("the fork trains on other data: its order begins anew")

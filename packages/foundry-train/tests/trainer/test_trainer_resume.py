@@ -250,6 +250,13 @@ def test_a_fork_onto_another_tokenizer_is_refused_and_can_keep_the_old_one(proje
     assert child.resumed_from == 8 and child.steps == 12
 
 
+def test_a_fork_with_another_optimizer_says_what_it_has_to_keep(project, tmp_path):
+    parent = project.train(project.config(tmp_path / "parent"))
+
+    with pytest.raises(ResumeMismatchError, match=r"--fork .*step-00000012: .*FusedAdamW, now SGD; a fork keeps"):
+        project.train(project.config(tmp_path / "child", optimizer="sgd", train_steps=20), fork=parent.run_dir)
+
+
 @pytest.mark.parametrize("steps", [4, 8])
 def test_a_fork_that_would_end_before_it_begins_is_refused(project, tmp_path, steps):
     parent = project.train(project.config(tmp_path / "parent", save_every_steps=4, keep_checkpoints=5))
