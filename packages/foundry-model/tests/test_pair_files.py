@@ -79,7 +79,7 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     for name in ("a.jsonl", "more/a.csv"):
         (tmp_path / name).write_text("")
 
-    with pytest.raises(DataError, match="both called .a., and so would their results; rename one"):
+    with pytest.raises(DataError, match=r"both called .a., and so would their results; rename one"):
         find_pair_files([tmp_path])
 
 

@@ -50,7 +50,7 @@ def report_failure(error: BaseException, *, debug: bool) -> int:
         else:
             _say_error(_message(error))
         return code
-    if isinstance(error, OSError) and error.errno in OF_THE_DISK and error.filename is not None:
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK and isinstance(error.filename, str):
         return _report_disk(error)
     _say_error(f"internal error: {type(error).__name__}: {error}")
     note(f"This is a bug. {_crash_report(error)}")
@@ -62,7 +62,7 @@ def _report_disk(error: OSError) -> int:
     from foundry_config.errors import StorageError
     from foundry_data.disk_advice import disk_advice
 
-    place = Path(os.fsdecode(error.filename))
+    place = Path(error.filename)
     advice = disk_advice(error, place) or "choose a place that you may read and write"
     _say_error(f"{place}: {error.strerror} ({errno.errorcode[error.errno or 0]}); {advice}")
     return StorageError.exit_code

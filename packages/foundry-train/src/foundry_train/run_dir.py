@@ -194,7 +194,7 @@ class RunDirectory:
         self._write_for_people("status.json", canonical_bytes(self._status) + b"\n")
 
     def restore_status(self, *, refused: bool) -> bool:
-        """Put status.json back as it was found, if this process changed nothing else of the run.
+        """Put status.json back as it was found, if the run has trained before and this process changed nothing of it.
 
         Args:
             refused: Whether this process was asked for something that cannot be; a run that is done stays so anyway.
@@ -202,8 +202,8 @@ class RunDirectory:
         Returns:
             Whether there was something to put back.
         """
-        phase = self._found.get("phase")
-        if self._began or phase not in ("done", "stopped", "failed") or not (refused or phase == "done"):
+        has_trained = self.attempt > 1
+        if not has_trained or self._began or not (refused or self._found.get("phase") == "done"):
             return False
         self._status = dict(self._found)
         self._write_for_people("status.json", canonical_bytes(self._status) + b"\n")

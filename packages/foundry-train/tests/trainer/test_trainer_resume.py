@@ -288,6 +288,14 @@ def test_a_refused_request_leaves_the_state_of_a_run_as_it_was(project, tmp_path
     assert project.train(project.config(done.run_dir)).already_done
 
 
+def test_of_a_run_that_never_trained_the_last_reason_is_told(project, tmp_path):
+    for sink in ("first", "second"):
+        with pytest.raises(ConfigError):
+            project.train(project.config(tmp_path / "run", changes={"logging": {"sinks": [f"{sink}:sink"]}}))
+
+    assert "second:sink" in status(tmp_path / "run")["exit_reason"]
+
+
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
