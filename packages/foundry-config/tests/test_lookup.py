@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_config import ConfigError, did_you_mean, pick
+from foundry_config import ConfigError, DataError, did_you_mean, pick
+from foundry_config.lookup import users_code
 
 TABLE = {"adamw": 1, "sgd": 2, "muon": 3}
 
@@ -32,6 +33,46 @@ def test_a_reference_is_imported():
 def test_a_reference_that_leads_nowhere_says_why(reference, message):
     with pytest.raises(ConfigError, match=message):
         pick(reference, TABLE, kind="optimizer")
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    functions = "import sys\ndef divide(x):\n    return 1 / x\ndef leave(x): sys.exit(x)\n"
+    (tmp_path / "own_choices.py").write_text(functions)
+    (tmp_path / "own_script.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("divide", r"raised ZeroDivisionError: division by zero \(own_choices.py, line 3\)"),
+        ("leave", r"raised SystemExit: 0 \(own_choices.py, line 4\)"),
+    ],
+)
+def test_what_a_users_function_raises_names_it_and_its_line(own_module, function, told):
+    name = f"own_choices:{function}"
+    chosen = pick(name, TABLE, kind="optimizer")
+
+    with pytest.raises(ConfigError, match=f"optimizer '{name}' {told}"), users_code(name, kind="optimizer"):
+        chosen(0)
+
+
+def test_what_a_users_function_says_itself_passes_and_so_does_what_is_spared(own_module):
+    with pytest.raises(DataError, match=r"^own words$"), users_code("own_choices:divide", kind="optimizer"):
+        raise DataError("own words")
+    with pytest.raises(MemoryError), users_code("m:f", kind="x", unless=lambda error: isinstance(error, MemoryError)):
+        raise MemoryError
+
+
+def test_what_a_known_name_raises_is_left_alone():
+    with pytest.raises(ZeroDivisionError), users_code("sgd", kind="optimizer"):
+        _ = 1 / 0
+
+
+def test_a_module_that_ends_the_program_when_it_is_imported_does_not_end_ours(own_module):
+    with pytest.raises(ConfigError, match="cannot import module 'own_script'"):
+        pick("own_script:f", TABLE, kind="optimizer")
 
 
 @given(st.text(max_size=20))

@@ -78,10 +78,55 @@ def test_unknown_schedule_names_the_nearest_one():
         learning_rate_function("cosin", SHAPE)
 
 
-def test_own_schedule_is_imported_by_name_and_its_result_is_checked(tmp_path, monkeypatch):
-    (tmp_path / "my_rates.py").write_text("def half(step, shape): return 0.5\ndef wild(step, shape): return 2.0\n")
+@pytest.mark.parametrize("total", [100, 300, 1000])
+@pytest.mark.parametrize("percent", range(1, 30))
+def test_wsd_decays_over_exactly_the_share_of_the_steps_that_was_asked_for(total, percent):
+    shape = LrShape(peak=1.0, total_steps=total, decay_ratio=percent / 100)
+    rate = learning_rate_function("wsd", shape)
+
+    assert sum(rate(step) < 1.0 for step in range(total)) == total * percent // 100
+
+
+OWN = """
+import numpy
+import torch
+
+def half(step, shape): return 0.5
+def tensor(step, shape): return torch.tensor(0.5)
+def array(step, shape): return numpy.float32(0.5)
+def wild(step, shape): return 2.0
+def nothing(step, shape): return None
+def several(step, shape): return torch.ones(2)
+def undefined(step, shape): return float("nan")
+def raises(step, shape): return 1 / (shape.total_steps - 1 - step)
+def of_two_steps(step): return 0.5
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "my_rates.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
 
-    assert learning_rate_function("my_rates:half", SHAPE)(50) == pytest.approx(0.2 + 1.8 * 0.5)
-    with pytest.raises(ConfigError, match="must be between 0 and 1"):
-        learning_rate_function("my_rates:wild", SHAPE)(50)
+
+@pytest.mark.parametrize("function", ["half", "tensor", "array"])
+def test_own_schedule_is_imported_by_name_and_gives_plain_numbers(own, function):
+    rate = learning_rate_function(f"my_rates:{function}", SHAPE)(50)
+
+    assert type(rate) is float and rate == pytest.approx(0.2 + 1.8 * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("wild", "returned 2.0 for step 10; it must be between 0 and 1"),
+        ("nothing", "returned None for step 10; it must be between 0 and 1"),
+        ("several", "returned tensor.* must be between 0 and 1"),
+        ("undefined", "returned nan for step 10"),
+        ("raises", r"raised ZeroDivisionError: division by zero \(my_rates.py, line 12\)"),
+        ("of_two_steps", "raised TypeError: of_two_steps.. takes 1 positional argument"),
+    ],
+)
+def test_own_schedule_that_gives_no_share_is_refused_before_the_first_step(own, function, told):
+    with pytest.raises(ConfigError, match=told):
+        learning_rate_function(f"my_rates:{function}", SHAPE)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from foundry_train import memory
-from foundry_train.memory import MemoryUse, is_out_of_memory, memory_use, setup_memory, warn_if_fragmented
+from foundry_train.memory import MemoryUse, memory_use, setup_memory, warn_if_fragmented
 
 
 def test_memory_management_on_cuda_sets_growing_segments_and_resets_the_peak(monkeypatch):
@@ -83,27 +83,3 @@ def test_memory_monitoring_detects_fragmentation(used, peak, reserved, warned, c
         assert warn_if_fragmented(use) is warned
 
     assert ("fragmented" in caplog.text) is warned
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
-        (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-            True,
-        ),
-        (MemoryError(), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_only_errors_about_memory_count_as_out_of_memory(error, expected):
-    assert is_out_of_memory(error) is expected
-
-
-def test_a_real_failure_of_the_cpu_allocator_counts_as_out_of_memory():
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**50, dtype=torch.int8)
-
-    assert is_out_of_memory(caught.value)

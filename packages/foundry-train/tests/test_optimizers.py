@@ -163,16 +163,67 @@ def test_unknown_optimizer_names_the_nearest_one():
         make_optimizer(Blocks(), settings(optimizer="adamv"), CPU)
 
 
-def test_own_optimizer_is_imported_by_name_and_its_type_is_checked(tmp_path, monkeypatch):
-    module = """import torch
-def plain(model, training, device): return torch.optim.SGD(model.parameters(), lr=training.learning_rate)
-def broken(model, training, device): return [1, 2]
-"""
-    (tmp_path / "my_optimizers.py").write_text(module)
-    monkeypatch.syspath_prepend(tmp_path)
+OWN = """
+import torch
 
-    group = make_optimizer(Blocks(), settings(optimizer="my_optimizers:plain"), CPU)
+def plain(model, training, device): return torch.optim.SGD(model.parameters(), lr=training.learning_rate)
+def pair(model, training, device): return (plain(model, training, device),)
+def numbers(model, training, device): return [1, 2]
+def nothing(model, training, device): return None
+def empty(model, training, device): return []
+def raises(model, training, device): return model.no_such_layer
+def wrong_setting(model, training, device): return torch.optim.SGD(model.parameters(), lr=-1.0)
+def searches(model, training, device): return torch.optim.LBFGS(model.parameters())
+def elsewhere(model, training, device): return torch.optim.SGD(torch.nn.Linear(2, 2).parameters())
+def some(model, training, device): return torch.optim.SGD(model.norm.parameters())
+def sparse(model, training, device): return torch.optim.SparseAdam(list(model.parameters()))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Make the optimizer of a function that stands in a user's module."""
+    (tmp_path / "my_optimizers.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return lambda function, model: make_optimizer(model, settings(optimizer=f"my_optimizers:{function}"), CPU)
+
+
+@pytest.mark.parametrize("function", ["plain", "pair"])
+def test_own_optimizer_is_imported_by_name(own, caplog, function):
+    group = own(function, Blocks())
 
     assert isinstance(group.optimizers[0], torch.optim.SGD)
-    with pytest.raises(ConfigError, match=r"must return a torch\.optim\.Optimizer"):
-        make_optimizer(Blocks(), settings(optimizer="my_optimizers:broken"), CPU)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("numbers", r"'my_optimizers:numbers' must return a torch\.optim\.Optimizer or a list of them; .* \[1, 2\]"),
+        ("nothing", r"must return a torch\.optim\.Optimizer .* it returned None"),
+        ("empty", r"must return a torch\.optim\.Optimizer .* it returned an empty list"),
+        ("raises", r"raised AttributeError: .*no_such_layer.* \(my_optimizers.py, line 9\)"),
+        ("wrong_setting", r"raised ValueError: Invalid learning rate: -1.0 \(my_optimizers.py, line 10\)"),
+        ("searches", r"'my_optimizers:searches': LBFGS wants to compute the loss itself"),
+        ("elsewhere", r"holds no parameter of the model"),
+    ],
+)
+def test_own_optimizer_that_cannot_train_says_why(own, function, told):
+    with pytest.raises(ConfigError, match=told):
+        own(function, Blocks())
+
+
+def test_parameters_that_no_optimizer_holds_are_named(own, caplog):
+    own("some", Blocks())
+
+    told = "these 5 never change: embedding.weight, up.weight, up.bias, down.weight, down.bias"
+    assert told in caplog.text
+
+
+def test_own_optimizer_that_fails_in_a_step_is_named(own):
+    model = Blocks()
+    group = own("sparse", model)
+    model(torch.arange(11)).sum().backward()
+
+    with pytest.raises(ConfigError, match=r"'my_optimizers:sparse' raised RuntimeError: .*dense"):
+        group.step()

@@ -4,12 +4,16 @@ pick("adamv", {"adamw": adamw, "sgd": sgd}, kind="optimizer")
 -> ConfigError: unknown optimizer 'adamv'. Did you mean 'adamw'? Known: adamw, sgd
 """
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+import sys
+import traceback
+from collections.abc import Callable, Generator, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from foundry_config.errors import ConfigError
+from foundry_config.errors import ConfigError, FoundryError
 
 Choice = TypeVar("Choice")
 
@@ -36,7 +40,7 @@ def import_attribute(reference: str, *, kind: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         raise ConfigError(f"{kind} {reference!r}: cannot import module {module_name!r}: {error}") from error
     try:
         return getattr(module, attribute)
@@ -45,6 +49,36 @@ def import_attribute(reference: str, *, kind: str) -> Any:
         raise ConfigError(
             f"{kind} {reference!r}: module {module_name!r} has no {attribute!r}.{did_you_mean(attribute, known)}"
         ) from None
+
+
+@contextlib.contextmanager
+def users_code(name: str, *, kind: str, unless: Callable[[BaseException], bool] | None = None) -> Generator[None]:
+    """Turn what a user's `"module:function"` raises inside into an error of the config that names it and its line.
+
+    What a known name raises is left alone, and so is a `FoundryError`, which the function has worded itself.
+
+    Args:
+        name: As the config has it.
+        kind: What the name stands for.
+        unless: Says which errors are to pass as they are, such as memory running out.
+
+    Raises:
+        ConfigError: The function raised something.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if ":" not in name or isinstance(error, FoundryError) or (unless is not None and unless(error)):
+            raise
+        place = _place_in_module(error, name.partition(":")[0])
+        raise ConfigError(f"{kind} {name!r} raised {type(error).__name__}: {error}{place}") from error
+
+
+def _place_in_module(error: BaseException, module: str) -> str:
+    """Return `" (file.py, line 3)"`, the last line of the module that the error passed through, or an empty string."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -20,8 +20,9 @@ from foundry_config import EvaluationConfig
 from foundry_model.corpus_loss import CorpusScore
 from foundry_model.evaluation import SequenceBatch, evaluate_minimal_pairs, evaluate_sequences
 from foundry_model.generation import generate_text
+from foundry_model.out_of_memory import is_out_of_memory
 from foundry_train.hooks import Hook, Moment
-from foundry_train.memory import is_out_of_memory, release_memory
+from foundry_train.memory import release_memory
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,11 @@ in the config as `"module:function"`, has the same signature.
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 from foundry_config.errors import ConfigError
-from foundry_config.lookup import pick
+from foundry_config.lookup import pick, users_code
 
 
 class LrShape(NamedTuple):
@@ -47,7 +48,8 @@ def learning_rate_function(name: str, shape: LrShape) -> Callable[[int], float]:
     After it the rate is `floor + (peak - floor) * share`.
 
     Raises:
-        ConfigError: Unknown schedule, or (when called) a user's schedule that returns something else than a share.
+        ConfigError: Unknown schedule, or a user's schedule that raises, or returns something else than a share. It is
+            called for the first and the last update after the warm-up at once, and checked at every call.
     """
     schedule: LrSchedule = pick(name, LR_SCHEDULES, kind="lr_schedule")
     floor = shape.peak * shape.min_ratio
@@ -55,12 +57,25 @@ def learning_rate_function(name: str, shape: LrShape) -> Callable[[int], float]:
     def rate(step: int) -> float:
         if step < shape.warmup_steps:
             return shape.peak * (step + 1) / shape.warmup_steps
-        share = schedule(step, shape)
-        if not 0.0 <= share <= 1.0:
-            raise ConfigError(f"lr_schedule {name!r} returned {share!r} for step {step}; it must be between 0 and 1")
-        return floor + (shape.peak - floor) * share
+        with users_code(name, kind="lr_schedule"):
+            share = schedule(step, shape)
+        return floor + (shape.peak - floor) * _checked(share, name, step)
 
+    for step in (shape.warmup_steps, shape.total_steps - 1):
+        if step < shape.total_steps:  # else all of the run is warm-up
+            rate(step)
     return rate
+
+
+def _checked(share: object, name: str, step: int) -> float:
+    """Return a share as a plain number, whatever numeric type a schedule computes with."""
+    try:
+        value = float(share)  # pyright: ignore[reportArgumentType] - that is the question
+    except (TypeError, ValueError, RuntimeError):  # the last of a tensor with several numbers
+        value = math.nan
+    if not 0.0 <= value <= 1.0:
+        raise ConfigError(f"lr_schedule {name!r} returned {share!r} for step {step}; it must be between 0 and 1")
+    return value
 
 
 def constant(step: int, shape: LrShape) -> float:  # noqa: ARG001 (the signature of every schedule)
@@ -90,7 +105,8 @@ def inverse_sqrt(step: int, shape: LrShape) -> float:
 
 def warmup_stable_decay(step: int, shape: LrShape) -> float:
     """Stay at the peak, then fall in a straight line over the last `decay_ratio` of the run (Hu et al. 2024)."""
-    decay_steps = min(shape.total_steps - shape.warmup_steps, math.ceil(shape.decay_ratio * shape.total_steps))
+    decay_steps = math.ceil(Fraction(repr(shape.decay_ratio)) * shape.total_steps)  # as the plan counts them
+    decay_steps = min(shape.total_steps - shape.warmup_steps, decay_steps)
     remaining = shape.total_steps - step
     return 1.0 if remaining > decay_steps else max(0.0, remaining / (decay_steps + 1))
 

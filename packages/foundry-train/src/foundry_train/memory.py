@@ -1,4 +1,4 @@
-"""Memory: settings before a run, numbers during it, and telling an out-of-memory error from any other.
+"""Memory: settings before a run, and numbers during it.
 
 What "memory" means depends on the device: on CUDA the peak of allocated bytes, elsewhere the resident size of the
 process.
@@ -18,7 +18,6 @@ import torch
 logger = logging.getLogger(__name__)
 
 FRAGMENTED = 0.3  # share of CUDA memory reserved in vain from which on a warning is worth its line
-_OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 # Parameters of glibc's mallopt and the values that kept freed activations inside the process instead of giving them
 # back to the kernel and faulting them in again every step: 5 to 11 % faster at 14M parameters, for about 0.2 GB.
@@ -113,13 +112,6 @@ def warn_if_fragmented(use: MemoryUse) -> bool:
         use.peak / 2**30,
     )
     return True
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out; the CPU allocator raises a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
 
 
 def release_memory(device: torch.device) -> None:

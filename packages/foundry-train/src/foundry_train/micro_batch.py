@@ -20,8 +20,9 @@ from foundry_config import ExperimentConfig, config_digest
 from foundry_config.errors import MemoryExhaustedError
 from foundry_data import fs
 from foundry_model.memory import estimate_memory
+from foundry_model.out_of_memory import is_out_of_memory
 from foundry_train.distributed import World
-from foundry_train.memory import available_memory_bytes, is_out_of_memory, release_memory
+from foundry_train.memory import available_memory_bytes, release_memory
 from foundry_train.optimizers import OptimizerGroup, trainable
 from foundry_train.precision import Precision
 from foundry_train.seeding import undisturbed_generators

@@ -10,6 +10,8 @@ every step by the loop; nothing here schedules anything. A user's own, named in 
 called as `function(model, training_config, device)` and returns one `torch.optim.Optimizer` or a list of them.
 """
 
+import inspect
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -18,8 +20,11 @@ from torch import nn
 
 from foundry_config import TrainingConfig
 from foundry_config.errors import ConfigError
-from foundry_config.lookup import pick
+from foundry_config.lookup import pick, users_code
+from foundry_model.out_of_memory import is_out_of_memory
 from foundry_train.fused_adamw import FusedAdamW
+
+logger = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[
     [nn.Module, TrainingConfig, torch.device], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
@@ -31,8 +36,14 @@ NO_MATRICES = {"A_log"}  # numbers that stand alone, kept as a matrix by mamba a
 class OptimizerGroup:
     """One or several optimizers that update a model together."""
 
-    def __init__(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    def __init__(self, optimizers: Iterable[torch.optim.Optimizer], *, name: str = "") -> None:
+        """
+        Args:
+            optimizers: The members.
+            name: As the config has it, for messages.
+        """
         self.optimizers: list[torch.optim.Optimizer] = list(optimizers)
+        self.name = name
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -45,8 +56,14 @@ class OptimizerGroup:
                 group["lr"] = rate
 
     def step(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.step()
+        """Update the parameters.
+
+        Raises:
+            ConfigError: A user's optimizer raised something.
+        """
+        with users_code(self.name, kind="optimizer", unless=is_out_of_memory):
+            for optimizer in self.optimizers:
+                optimizer.step()
 
     def zero_grad(self) -> None:
         """Drop the gradients, so that the next backward pass writes instead of adding."""
@@ -59,17 +76,51 @@ def make_optimizer(model: nn.Module, training: TrainingConfig, device: torch.dev
     """Build the optimizer that `training.optimizer` names, over the trainable parameters of `model`.
 
     Raises:
-        ConfigError: Unknown name, or settings that the optimizer refuses.
+        ConfigError: Unknown name, settings that the optimizer refuses, or a user's function that gives no optimizer
+            that can train this model.
     """
-    factory: OptimizerFactory = pick(training.optimizer, OPTIMIZERS, kind="optimizer")
+    name = training.optimizer
+    factory: OptimizerFactory = pick(name, OPTIMIZERS, kind="optimizer")
     try:
-        built = factory(model, training, device)
+        with users_code(name, kind="optimizer", unless=is_out_of_memory):
+            built = factory(model, training, device)
+    except ConfigError:
+        raise
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"optimizer {training.optimizer!r} refused its settings: {error}") from error
-    optimizers = [built] if isinstance(built, torch.optim.Optimizer) else list(built)
-    if not all(isinstance(optimizer, torch.optim.Optimizer) for optimizer in optimizers):
-        raise ConfigError(f"optimizer {training.optimizer!r} must return a torch.optim.Optimizer or a list of them")
-    return OptimizerGroup(optimizers)
+        raise ConfigError(f"optimizer {name!r} refused its settings: {error}") from error
+    optimizers = [built] if isinstance(built, torch.optim.Optimizer) or not isinstance(built, Sequence) else [*built]
+    if not optimizers or not all(isinstance(optimizer, torch.optim.Optimizer) for optimizer in optimizers):
+        found = "an empty list" if built in ([], ()) else f"{built!r:.60}"
+        raise ConfigError(
+            f"optimizer {name!r} must return a torch.optim.Optimizer or a list of them; it returned {found}"
+        )
+    group = OptimizerGroup(optimizers, name=name)
+    _check_members(group, model)
+    return group
+
+
+def _check_members(group: OptimizerGroup, model: nn.Module) -> None:
+    """Refuse optimizers that cannot train the model; warn of parameters that nobody updates.
+
+    Raises:
+        ConfigError: One wants to compute the loss itself, or none holds a parameter of the model.
+    """
+    for optimizer in group.optimizers:
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise ConfigError(
+                f"optimizer {group.name!r}: {type(optimizer).__name__} wants to compute the loss itself, again and"
+                " again (a closure), which a training step cannot give it; use one that needs gradients alone"
+            )
+    held = ids(parameter for entry in group.param_groups for parameter in entry["params"])
+    left = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if left and len(left) == len(trainable(model)):
+        raise ConfigError(f"optimizer {group.name!r} holds no parameter of the model, so nothing would be trained")
+    if left:
+        logger.warning(
+            "optimizer %r holds only some parameters; these %s never change: %s",
+            *(group.name, len(left), ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")),
+        )
 
 
 def adamw(model: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from foundry_config.errors import MemoryExhaustedError
 from foundry_data.torch_loader import GlobalBatch
+from foundry_model.out_of_memory import is_out_of_memory
 from foundry_train.bf16_weights import Bf16Weights
 from foundry_train.distributed import World
 from foundry_train.fused_adamw import FusedAdamW
-from foundry_train.memory import is_out_of_memory, release_memory
+from foundry_train.memory import release_memory
 from foundry_train.optimizers import OptimizerGroup, trainable
 from foundry_train.precision import Precision
 

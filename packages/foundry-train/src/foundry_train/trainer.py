@@ -25,6 +25,7 @@ from foundry_config.errors import (
     ResumeMismatchError,
 )
 from foundry_data.processor import DataProcessor, PreparedData
+from foundry_model.out_of_memory import is_out_of_memory
 from foundry_train.build import Build, build, describe_build
 from foundry_train.checkpoint_files import model_files, tokenizer_files
 from foundry_train.checkpoint_list import CheckpointInfo
@@ -36,7 +37,6 @@ from foundry_train.hooks import Hook
 from foundry_train.loop import LoopEnd, TrainingLoop, stop_request
 from foundry_train.loop_assembly import assemble_loop
 from foundry_train.manifest import ParentLink
-from foundry_train.memory import is_out_of_memory
 from foundry_train.planning import BatchSource, describe_plan, make_plan, write_plan
 from foundry_train.process_setup import describe_batch, say_where, set_up_process
 from foundry_train.progress import PlainReporter, Reporter, Reporters
