@@ -107,8 +107,10 @@ def test_a_device_asked_for_by_name_is_never_replaced_silently(wish, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
-    with pytest.raises(ConfigError, match="use auto or cpu"):
+    with pytest.raises(ConfigError, match=f"training.device: '{wish}' was asked for.* use auto or cpu"):
         get_device(wish)
+    with pytest.raises(ConfigError, match=f"--device: '{wish}'"):
+        get_device(wish, asked="--device")
 
 
 @pytest.mark.parametrize("wish", ["gpu", "cuda:x", "meta", ""])

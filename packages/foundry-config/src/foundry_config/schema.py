@@ -226,13 +226,14 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     optimizer: Identity[Text] = "adamw"
     """adamw, muon, sgd, adafactor, or `module:function`."""
     adam_beta1: Identity[BelowOne] = 0.9
-    """Decay of the first moment (momentum for sgd and muon)."""
+    """Decay of the first moment; momentum of sgd and muon. Adafactor has none."""
     adam_beta2: Identity[BelowOne] = 0.999
-    """Decay of the second moment."""
+    """Decay of the second moment (adamw, and what muon leaves to it)."""
     adam_epsilon: Identity[SmallFloat] = 1e-8
-    """Added to the denominator of Adam."""
+    """Added to the denominator (adamw, and what muon leaves to it)."""
     weight_decay: Identity[NonNegativeFloat] = 0.0
-    """Decoupled weight decay, on matrices only (not on biases, norms, embeddings of one dimension)."""
+    """Weight decay, on matrices only (not on biases, norms, embeddings of one dimension): decoupled from the gradient
+    for adamw, muon and adafactor, added to it for sgd."""
     max_grad_norm: Identity[NonNegativeFloat | None] = 1.0
     """Clip the gradient to this global norm; null or 0 clips nothing."""
     lr_schedule: Identity[Text] = "linear"

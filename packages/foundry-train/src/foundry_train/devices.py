@@ -35,10 +35,14 @@ PEAK_TFLOPS: dict[str, tuple[float, float, float]] = {
 _OTHER_CARDS = re.compile(r"\b(?:MIG|Laptop|Max-Q|Ti|SUPER|D)\b")  # a part of a card, or a slower or faster sister
 
 
-def get_device(wish: str = "auto") -> torch.device:
+def get_device(wish: str = "auto", *, asked: str = "training.device") -> torch.device:
     """Return the device called `wish`; `auto` takes CUDA, then Apple's GPU, then the CPU.
 
     A card of CUDA always comes with its number, which much of `torch.cuda` insists on.
+
+    Args:
+        wish: auto, cpu, cuda, cuda:1, ... or mps.
+        asked: What the wish was given by, for messages.
 
     Raises:
         ConfigError: A device was asked for by name that does not exist or is not there.
@@ -48,19 +52,17 @@ def get_device(wish: str = "auto") -> torch.device:
     try:
         device = torch.device(wish)
     except RuntimeError as error:
-        raise ConfigError(f"unknown device {wish!r}; write auto, cpu, cuda, cuda:1 or mps") from error
+        raise ConfigError(f"{asked}: unknown device {wish!r}; write auto, cpu, cuda, cuda:1 or mps") from error
     if device.type not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"device {wish!r} is not supported; write auto, cpu, cuda, cuda:1 or mps")
+        raise ConfigError(f"{asked}: {wish!r} is not supported; write auto, cpu, cuda, cuda:1 or mps")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"training.device: {wish!r} was asked for, but torch sees no CUDA device; use auto or cpu")
+        raise ConfigError(f"{asked}: {wish!r} was asked for, but torch sees no CUDA device; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"training.device: {wish!r} does not exist; there are {torch.cuda.device_count()} CUDA devices"
-        )
+        raise ConfigError(f"{asked}: {wish!r} does not exist; there are {torch.cuda.device_count()} CUDA devices")
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_initialized() else 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"training.device: {wish!r} was asked for, but torch sees no Apple GPU; use auto or cpu")
+        raise ConfigError(f"{asked}: {wish!r} was asked for, but torch sees no Apple GPU; use auto or cpu")
     return device
 
 

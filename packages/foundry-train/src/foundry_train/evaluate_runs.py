@@ -96,7 +96,7 @@ def evaluate(
         StorageError: A result cannot be written.
     """
     units = units_of(suites)
-    place = get_device(device)
+    place = get_device(device, asked="device")
     models: list[EvaluatedModel] = []
     failures: list[FoundryError] = []
     for target in targets:

@@ -96,7 +96,7 @@ def _load(folder: Path, device: str) -> tuple[Any, Any, int | None]:
     found.verify()
     tokenizer = load_tokenizer(folder)
     start_id = None if found.start is None else start_token(tokenizer, found.start)
-    return load_pretrained(folder, device=str(get_device(device))).eval(), tokenizer, start_id
+    return load_pretrained(folder, device=str(get_device(device, asked="--device"))).eval(), tokenizer, start_id
 
 
 def _check_sampling(temperature: float, top_p: float | None) -> None:
