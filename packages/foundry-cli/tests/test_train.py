@@ -192,7 +192,19 @@ def test_updates_that_were_left_out_are_counted():
 
 @pytest.mark.parametrize("stopped_by", [None, "SIGTERM"])
 def test_there_are_three_next_commands(stopped_by):
-    assert len(next_commands(summary(stopped_by=stopped_by), Path("my config.yaml"))) == 3
+    commands = next_commands(summary(stopped_by=stopped_by), Path("my config.yaml"))
+
+    assert len(commands) == 3 and any("generate" in command for command, _ in commands)
+
+
+def test_only_a_checkpoint_with_a_config_of_transformers_is_called_their_folder(tmp_path):
+    own = summary(checkpoint=tmp_path)
+    assert dict(facts(own))["model"] == str(tmp_path)
+    assert not any("generate" in command for command, _ in next_commands(own, Path("c.yaml")))
+
+    (tmp_path / "config.json").touch()
+
+    assert dict(facts(own))["model"] == f"{tmp_path}  (a finished Hugging Face folder)"
 
 
 def test_the_next_commands_are_called_as_this_one_was(monkeypatch):

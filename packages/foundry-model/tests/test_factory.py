@@ -2,13 +2,24 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from foundry_config import ConfigError
-from foundry_model import Blueprint, ModelRequest, SpecialIds, count_parameters, create_model, supports_chunked_loss
+from foundry_model import (
+    Blueprint,
+    ModelRequest,
+    SpecialIds,
+    count_parameters,
+    create_model,
+    estimate_memory,
+    isolates_documents,
+    supports_chunked_loss,
+)
 from foundry_model.model_request import model_request
 
 
@@ -26,6 +37,50 @@ def own_module(request: ModelRequest) -> nn.Module:
 
 def own_mistake(request: ModelRequest) -> str:
     return "gpt2"
+
+
+def own_failure(request: ModelRequest) -> nn.Module:
+    return nn.Linear(request.no_such_field, 3)
+
+
+def own_nothing(request: ModelRequest) -> nn.Module:
+    return nn.Identity()
+
+
+class Own(nn.Module):
+    """A recurrent network without a config; `change` spoils it."""
+
+    def __init__(self, vocab_size: int, change: str = "", *, both_ways: bool = False) -> None:
+        super().__init__()
+        self.tokens, self.out = nn.Embedding(vocab_size, 8), nn.Linear(8, vocab_size)
+        self.cell = nn.GRU(8, 4 if both_ways else 8, batch_first=True, bidirectional=both_ways)
+        self.change = change
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> Any:
+        logits = self.out(self.cell(self.tokens(input_ids))[0])
+        if self.change == "fails":
+            raise KeyError("no such layer")
+        return logits if self.change == "bare" else SimpleNamespace(logits=logits)
+
+
+def own_recurrent(request: ModelRequest) -> nn.Module:
+    return Own(request.vocab_size)
+
+
+def own_bare(request: ModelRequest) -> nn.Module:
+    return Own(request.vocab_size, "bare")
+
+
+def own_failing(request: ModelRequest) -> nn.Module:
+    return Own(request.vocab_size, "fails")
+
+
+def own_narrow(request: ModelRequest) -> nn.Module:
+    return Own(50)
+
+
+def own_encoder(request: ModelRequest) -> nn.Module:
+    return Own(request.vocab_size, both_ways=True)
 
 
 def test_positions_and_vocabulary_come_from_data_and_tokenizer_unless_given(tiny_config):
@@ -71,8 +126,56 @@ def test_a_model_that_no_architecture_can_build_is_refused(tiny_config, model, r
 def test_a_function_that_returns_neither_blueprint_nor_module_is_refused(tiny_config, monkeypatch):
     monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
 
-    with pytest.raises(ConfigError, match="'own:own_mistake' returned str; it must return"):
+    with pytest.raises(ConfigError, match=r"'own:own_mistake' returned str; .* a .*Blueprint, or a .*Module"):
         create_model(tiny_config(architecture="own:own_mistake"))
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (
+            "own_failure",
+            r"'own:own_failure' raised AttributeError: .*no_such_field.* \(test_factory.py, line \d+",
+        ),
+        ("own_nothing", r"the Identity that was built has no parameters to train"),
+        ("own_bare", r"'own:own_bare' gives a Tensor; its output must have .logits of shape \[1, 32, 1000\]"),
+        ("own_failing", r"'own:own_failing' does not run on 32 token ids alone: KeyError: 'no such layer'"),
+        ("own_narrow", r"'own:own_narrow' gives logits of shape \[1, 32, 50\] where \[1, 32, 1000\] is needed"),
+        ("own_encoder", r"'own:own_encoder' is not causal"),
+    ],
+)
+def test_a_users_model_that_cannot_learn_language_says_why(tiny_config, monkeypatch, function, told):
+    monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
+
+    with pytest.raises(ConfigError, match=told):
+        create_model(tiny_config(architecture=f"own:{function}"))
+
+
+@pytest.mark.slow
+def test_a_users_module_without_a_config_is_built_probed_and_estimated(tiny_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
+    config = tiny_config(architecture="own:own_recurrent", attention_heads=3)
+
+    model = create_model(config)
+    weights = 4 * sum(p.numel() for p in model.parameters())
+
+    assert model.training and not isolates_documents(model) and not supports_chunked_loss(model)
+    assert estimate_memory(config).weights == weights
+    assert estimate_memory(config).total > 4 * weights
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "rwkv", "hf:mamba"])
+def test_heads_do_not_matter_to_a_family_without_attention(tiny_config, architecture):
+    activation = "relu2" if architecture == "rwkv" else "silu"
+    config = tiny_config(architecture=architecture, attention_heads=7, activation_function=activation)
+
+    assert count_parameters(create_model(config, device="meta")).total > 0
+
+
+@pytest.mark.parametrize(("heads", "told"), [({"attention_heads": 7}, "7 heads"), ({"key_value_heads": 3}, "3 do not")])
+def test_heads_that_do_not_divide_are_refused_in_other_families(tiny_config, heads, told):
+    with pytest.raises(ConfigError, match=told):
+        create_model(tiny_config(architecture="hf:granite", **heads), device="meta")
 
 
 def test_a_module_that_a_users_function_builds_is_taken_as_it_is(tiny_config, monkeypatch):

@@ -40,13 +40,13 @@ def test_a_model_that_sees_later_tokens_is_told_from_a_causal_one():
 
 def test_a_model_that_sees_later_tokens_is_refused():
     with pytest.raises(ConfigError, match="'hf:bert' is not causal: what it predicts depends on later tokens"):
-        check_causal(Pooled(causal=False), "hf:bert")
+        check_causal(Pooled(causal=False), "hf:bert", vocab_size=50)
 
 
 def test_the_probe_leaves_modes_and_random_state_alone():
     model, state = Pooled(causal=True).train(), torch.get_rng_state()
 
-    check_causal(model, "hf:own")
+    check_causal(model, "hf:own", vocab_size=50)
 
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
@@ -57,7 +57,7 @@ def test_a_model_that_cannot_take_as_many_tokens_as_it_is_built_for_is_refused()
     model.config.max_position_embeddings = 13
 
     with pytest.raises(ConfigError, match="'hf:own' does not run on 13 token ids alone: AssertionError"):
-        check_causal(model, "hf:own")
+        check_causal(model, "hf:own", vocab_size=50)
 
 
 @pytest.mark.parametrize(("tied", "advice"), [(True, "always ties"), (False, "cannot tie")])

@@ -4,6 +4,7 @@ import csv
 import json
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from foundry_config import CheckpointError, ConfigError, DataError, NonFiniteErr
 from foundry_train.evaluate_runs import evaluate
 from foundry_train.evaluation_suites import Suites
 from foundry_train.evaluation_targets import find_models
+from foundry_train.manifest import read_manifest, seal
 from foundry_train.results_table import long_table
 
 V = 300
@@ -99,6 +101,21 @@ def test_a_choice_that_does_not_exist_says_what_there_is(make_run, tmp_path):
         find_models(tmp_path / "gone")
     with pytest.raises(CheckpointError, match="holds no checkpoint yet"):
         find_models(make_run("empty", steps=()))
+
+
+def test_a_checkpoint_of_a_model_that_a_function_built_says_why_it_cannot_be_used(make_run):
+    run = make_run()
+    checkpoint = run / "checkpoints" / "step-00000004"
+    (checkpoint / "config.json").unlink()
+    manifest = read_manifest(checkpoint)
+    files = {name: entry for name, entry in manifest.files.items() if name != "config.json"}
+    (checkpoint / "MANIFEST.json").write_bytes(seal(msgspec.structs.replace(manifest, files=files))[1])
+
+    models, failures = find_models(run)
+
+    assert models == [] and "a function of one's own built its model" in str(failures[0])
+    with pytest.raises(CheckpointError, match="a function of one's own built its model"):
+        find_models(checkpoint)
 
 
 def test_texts_start_from_eos_where_training_ended_documents_by_it(make_run):

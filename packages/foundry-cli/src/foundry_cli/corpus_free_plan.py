@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundry_cli.console import say, say_facts, say_table
 from foundry_cli.figures import count, scaled, size
-from foundry_cli.plan_rows import LEFT, batch_row, model_row, schedule_rows, sum_of
+from foundry_cli.plan_rows import LEFT, batch_row, compute_row, model_row, schedule_rows, scheduled, sum_of
 
 if TYPE_CHECKING:
     from foundry_config import ExperimentConfig
@@ -20,7 +20,7 @@ def show_plan_without_corpus(config: "ExperimentConfig", facts: dict[str, Any]) 
         ("steps", _steps(config, facts)),
         ("sees", _seen(config, facts)),
         model_row(config, facts),
-        ("compute", f"{scaled(facts['flops_per_token'])}FLOP per token{_in_all(config, facts)}"),
+        compute_row(facts, _in_all(config, facts)),
         ("memory", sum_of(facts["memory_bytes"])),
         ("disk", _disk(config, facts)),
     ]
@@ -29,7 +29,7 @@ def show_plan_without_corpus(config: "ExperimentConfig", facts: dict[str, Any]) 
     if checkpoints:
         say()
         known = " that are known already" if facts["unplanned_checkpoints"] else ""
-        say(f"{count(len(checkpoints))} scheduled checkpoints{known} ({config.training.milestones})")
+        say(f"{scheduled(checkpoints)}{known} ({config.training.milestones})")
         shown = [[step, label, why] for step, label, _, _, _, why in schedule_rows(checkpoints)]
         say_table(KNOWN_COLUMNS, shown, left=LEFT)
     say()

@@ -32,10 +32,23 @@ def model_row(config: "ExperimentConfig", facts: dict[str, Any]) -> tuple[str, s
     )
 
 
+def compute_row(facts: dict[str, Any], in_all: str) -> tuple[str, str]:
+    """Say how much is computed for a token, and in all."""
+    per_token = facts["flops_per_token"]
+    if per_token is None:
+        return "compute", "not known for a model that is no family of transformers"
+    return "compute", f"{scaled(per_token)}FLOP per token{in_all}"
+
+
 def sum_of(parts: dict[str, int]) -> str:
     """Say a total and what it is made of. [bytes]"""
     summands = " + ".join(f"{name} {size(value)}" for name, value in parts.items() if name != "total")
     return f"about {size(parts['total'])}: {summands}"
+
+
+def scheduled(checkpoints: list[dict[str, Any]]) -> str:
+    """Say how many checkpoints a schedule has."""
+    return f"{count(len(checkpoints))} scheduled checkpoint{'' if len(checkpoints) == 1 else 's'}"
 
 
 def schedule_rows(checkpoints: list[dict[str, Any]]) -> list[list[str]]:

@@ -79,6 +79,7 @@ def headline(summary: "TrainingSummary") -> str:
 
 def facts(summary: "TrainingSummary") -> list[tuple[str, str]]:
     """Return the lines of the summary as (name, value)."""
+    kind = "  (a finished Hugging Face folder)" if _opens_in_transformers(summary) else ""
     rows = [
         ("held-out loss", _held_out(summary)),
         ("training loss", _from_to(summary.first_loss, summary.final_loss)),
@@ -88,22 +89,29 @@ def facts(summary: "TrainingSummary") -> list[tuple[str, str]]:
         ("left out", _skips(summary)),
         ("sample", one_line(summary.sample, limit=SAMPLE_CHARACTERS) if summary.sample else ""),
         ("run", shown_path(summary.run_dir)),
-        ("model", f"{shown_path(summary.checkpoint)}  (a finished Hugging Face folder)" if summary.checkpoint else ""),
+        ("model", f"{shown_path(summary.checkpoint)}{kind}" if summary.checkpoint else ""),
         ("metrics", shown_path(summary.run_dir / "metrics.jsonl")),
     ]
     return [(name, value) for name, value in rows if value]
 
 
 def next_commands(summary: "TrainingSummary", config: Path) -> list[tuple[str, str]]:
-    """Return three commands worth typing now, each with what it does."""
+    """Return up to three commands worth typing now, each with what it does."""
     foundry, run = program(), shlex.quote(shown_path(summary.run_dir))
     first = [(f"{foundry} train {shlex.quote(str(config))}", "go on with the training")] if summary.stopped_by else []
+    writes = [(f"{foundry} generate {run} --prompt 'Return the'", "let the model write")]
     return [
         *first,
-        (f"{foundry} generate {run} --prompt 'Return the'", "let the model write"),
+        *(writes if _opens_in_transformers(summary) else []),
         (f"{foundry} report {run}", "see the curves, in one HTML file"),
         (f"{foundry} checkpoints {run}", "list what was saved: steps, words, loss, size"),
     ][:3]
+
+
+def _opens_in_transformers(summary: "TrainingSummary") -> bool:
+    """Whether the model is of a family of theirs; a module that a user's function built leaves no config.json."""
+    folder = summary.checkpoint
+    return folder is None or not folder.is_dir() or (folder / "config.json").is_file()
 
 
 def program() -> str:

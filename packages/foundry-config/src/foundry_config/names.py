@@ -40,12 +40,14 @@ ACTIVATIONS = (
 _SQUEEZED_ACTIVATIONS = frozenset("".join(c for c in name if c.isalnum()) for name in ACTIVATIONS)
 SPECIAL_TEXTS = ("<pad>", "<unk>", "<s>", "</s>")
 """The special tokens of every tokenizer that is trained, in the order of their ids."""
+FAMILY = "hf:"
+"""Begins the name of an architecture that is a model type of transformers."""
 REFERENCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 def is_reference(name: str) -> bool:
-    """Say whether `name` is written as `package.module:function`."""
-    return REFERENCE.fullmatch(name) is not None
+    """Say whether `name` is written as `package.module:function`; `hf:<model_type>` looks alike and is none."""
+    return REFERENCE.fullmatch(name) is not None and not name.startswith(FAMILY)
 
 
 def unknown_name(name: str, known: Iterable[str], *, kind: str, others: str = "or `module:function`") -> str | None:

@@ -37,8 +37,8 @@ MAX_NAME_BYTES = 255  # of one component of a path, on every common file system
 def known_architecture(model: "ModelConfig") -> Found:
     """The architecture is in the table, `hf:<model_type>`, or a reference."""
     name = model.architecture
-    if name.startswith("hf:"):
-        if not name.removeprefix("hf:"):
+    if name.startswith(names.FAMILY):
+        if name == names.FAMILY:
             yield "architecture", "`hf:` needs a model type of transformers after it, for example hf:granite"
     elif problem := names.unknown_name(name, names.ARCHITECTURES, kind="architecture", others=OTHER_MODELS):
         yield "architecture", problem
@@ -270,7 +270,8 @@ def _matrix_problem(path: str, values: Any) -> Iterator[tuple[Path, str]]:
 
 
 def _has_attention(model: "ModelConfig") -> bool:
-    return model.architecture not in names.WITHOUT_ATTENTION and not names.is_reference(model.architecture)
+    """Whether it is known to have; what transformers or a function builds, they know."""
+    return model.architecture not in names.WITHOUT_ATTENTION and not _is_custom(model.architecture)
 
 
 def _is_custom(architecture: str) -> bool:

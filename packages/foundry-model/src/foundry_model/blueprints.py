@@ -100,6 +100,22 @@ def require(request: ModelRequest, family: str, *, lacks: tuple[str, ...] = (), 
         raise ConfigError("\n".join(problems))
 
 
+def heads_problems(request: ModelRequest) -> list[str]:
+    """What is wrong with the heads of an architecture that has attention."""
+    model = request.model
+    problems = []
+    if model.head_dim is None and model.hidden_size % model.attention_heads:
+        problems.append(
+            f"model.attention_heads: {model.attention_heads} heads do not divide hidden_size {model.hidden_size};"
+            " change one of them or set model.head_dim"
+        )
+    if model.attention_heads % request.key_value_heads:
+        problems.append(
+            f"model.key_value_heads: {request.key_value_heads} do not divide attention_heads {model.attention_heads}"
+        )
+    return problems
+
+
 def _neutral(request: ModelRequest, name: str) -> tuple[Any, ...]:
     """Values of a field that ask for nothing: its default, and what the other fields imply anyway."""
     model = request.model

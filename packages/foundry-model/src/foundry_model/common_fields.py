@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from foundry_config.errors import ConfigError
 from foundry_model.activations import canonical_activation
-from foundry_model.blueprints import Blueprint, ModelRequest
+from foundry_model.blueprints import Blueprint, ModelRequest, heads_problems
 from foundry_model.hf_families import DECIDED_ELSEWHERE, config_class, field_name, known_fields
 from foundry_model.rope import default_rope
 
@@ -31,7 +31,7 @@ def by_model_type(model_type: str, request: ModelRequest, extra: Mapping[str, An
     names = known_fields(cls) | DECIDED_ELSEWHERE.keys()
     given = {field_name(cls, key): value for key, value in extra.items()}
     fields: dict[str, Any] = {}
-    problems: list[str] = []
+    problems = heads_problems(request) if _targets(cls, names, "attention_heads") else []
     for common, wish in _wishes(model_type, request).items():
         targets = _targets(cls, names, common)
         if common == "intermediate_hidden_size" and not targets and "expand" in names:

@@ -59,6 +59,11 @@ def flops_per_token(model: nn.Module | ExperimentConfig, sequence_length: int) -
     return 6.0 * weights + 12.0 * _attention_width(shaped.config) * sequence_length
 
 
+def known_flops_per_token(model: nn.Module, sequence_length: int) -> float | None:
+    """As `flops_per_token`; None for a user's own module, which says nothing about its layers."""
+    return flops_per_token(model, sequence_length) if hasattr(model, "config") else None
+
+
 def output_projection(model: nn.Module) -> nn.Module | None:
     """Return the module that makes logits, if the model names it."""
     find: Any = getattr(model, "get_output_embeddings", None)

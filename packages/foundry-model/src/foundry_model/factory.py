@@ -13,7 +13,8 @@ import torch
 from msgspec.structs import replace
 
 from foundry_config.errors import ConfigError
-from foundry_config.lookup import pick
+from foundry_config.lookup import pick, users_code
+from foundry_config.names import FAMILY, is_reference
 from foundry_config.schema import ExperimentConfig
 from foundry_model.architectures import ARCHITECTURES
 from foundry_model.attention import best_attention, resolve_attention
@@ -23,6 +24,7 @@ from foundry_model.hf_families import family_config, model_class, open_values
 from foundry_model.honoured import check_causal, check_tying
 from foundry_model.initialization import INITS
 from foundry_model.model_request import model_request
+from foundry_model.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +45,19 @@ def create_model(
         device: Where the model goes. Default: the CPU. `meta` gives shapes without memory.
 
     Returns:
-        A `PreTrainedModel` in fp32 and training mode; its output has `.logits` [B, T, V], and
-        `model.foundry_attention` names the attention implementation in use.
+        A `PreTrainedModel` in fp32 and training mode, or the `nn.Module` that a user's function built, in training
+        mode; its output has `.logits` [B, T, V], and `model.foundry_attention` names the attention implementation in
+        use.
 
     Raises:
-        ConfigError: Anything in the config that the architecture cannot honour, by name; a family of transformers that
-            looks at the tokens it is to predict.
+        ConfigError: Anything in the config that the architecture cannot honour, by name; a family of transformers or a
+            user's model that looks at the tokens it is to predict, or cannot be run on token ids.
     """
     model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids, device=device)
-    if config.model.architecture.startswith("hf:") and not next(model.parameters()).is_meta:
-        check_causal(model, config.model.architecture)
+    name = config.model.architecture
+    if (name.startswith(FAMILY) or is_reference(name)) and not next(model.parameters()).is_meta:
+        vocabulary = vocab_size or config.tokenizer.vocab_size
+        check_causal(model, name, vocab_size=vocabulary, length=config.data.max_sequence_length)
     return model
 
 
@@ -93,8 +98,8 @@ def model_plan(
         return made
     if not isinstance(made, Blueprint):
         raise ConfigError(
-            f"model.architecture: {config.model.architecture!r} returned {type(made).__name__};"
-            " it must return a foundry_model.Blueprint or a PreTrainedModel"
+            f"model.architecture: {config.model.architecture!r} returned {type(made).__name__}; it must return a"
+            " foundry_model.Blueprint, or a torch.nn.Module (a PreTrainedModel, for example) that gives .logits"
         )
     return family_config(made, config.model.extra)
 
@@ -131,13 +136,21 @@ def _shape_only(plan: Any, cls: Any) -> Any:
 
 def _architecture(config: ExperimentConfig, request: ModelRequest) -> Any:
     name = config.model.architecture
-    if name.startswith("hf:"):
-        return by_model_type(name.removeprefix("hf:"), request, config.model.extra)
-    return pick(name, ARCHITECTURES, kind="architecture")(request)
+    if name.startswith(FAMILY):
+        return by_model_type(name.removeprefix(FAMILY), request, config.model.extra)
+    architecture = pick(name, ARCHITECTURES, kind="architecture")
+    with users_code(name, kind="architecture", unless=is_out_of_memory):
+        return architecture(request)
 
 
 def _adopt(model: Any, device: torch.device | str | None) -> Any:
-    """Take a module that a user's function built as it is."""
+    """Take a module that a user's function built as it is.
+
+    Raises:
+        ConfigError: It has nothing to train.
+    """
+    if next(model.parameters(), None) is None:
+        raise ConfigError(f"model.architecture: the {type(model).__name__} that was built has no parameters to train")
     config = getattr(model, "config", None)
     model.foundry_attention = getattr(config, "_attn_implementation", None) or "own"
     model.train()

@@ -1,4 +1,4 @@
-"""Is a model that transformers built what its config asked for? Two things go wrong in silence.
+"""Is a model that transformers or a user's function built what was asked for? Two things go wrong in silence.
 
 tying    a family that does not know `tie_word_embeddings`, or always ties, whatever it says
 causal   an encoder (BERT and its like) sees the tokens that it is to predict, and its loss falls to nothing
@@ -7,10 +7,12 @@ causal   an encoder (BERT and its like) sees the tokens that it is to predict, a
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from foundry_config.errors import ConfigError
-from foundry_model.loss import probe_ids, token_logits
+from foundry_model.loss import call_on_tokens, embedded_ids, probe_ids
 from foundry_model.modes import evaluating
+from foundry_model.out_of_memory import is_out_of_memory
 
 
 def check_tying(model: Any, *, wanted: bool) -> Any:
@@ -31,18 +33,27 @@ def check_tying(model: Any, *, wanted: bool) -> Any:
     )
 
 
-def check_causal(model: Any, architecture: str) -> None:
+def check_causal(model: Any, architecture: str, *, vocab_size: int, length: int = 16) -> None:
     """Run the model once over as many tokens as it is built for, and once with other tokens at the end.
 
+    Args:
+        model: On its device.
+        architecture: Named in messages.
+        vocab_size: Ids that there will be. [tokens]
+        length: Tokens to run over where the model's config names no longest sequence.
+
     Raises:
-        ConfigError: It cannot be run on token ids alone, or what it predicts depends on later tokens.
+        ConfigError: It cannot be run on token ids alone, gives no logits for them, or what it predicts depends on later
+            tokens.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    positions = min(positions, _LONGEST) if isinstance(positions, int) and positions > 1 else _LENGTH
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    positions = min(positions if isinstance(positions, int) and positions > 1 else length, _LONGEST)
     try:
-        leaks = sees_later_tokens(model, length=positions)
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        leaks = sees_later_tokens(model, length=positions, vocab_size=vocab_size)
+    except ConfigError as error:
+        raise ConfigError(f"model.architecture: {architecture!r} {error}") from None
+    except Exception as error:
+        if is_out_of_memory(error):
             raise
         raise ConfigError(
             f"model.architecture: {architecture!r} does not run on {positions} token ids alone:"
@@ -55,21 +66,40 @@ def check_causal(model: Any, architecture: str) -> None:
         )
 
 
-def sees_later_tokens(model: Any, *, length: int = 16) -> bool:
+def sees_later_tokens(model: Any, *, vocab_size: int | None = None, length: int = 16) -> bool:
     """Whether other tokens in the second half change what the model says about the first.
 
     Changes neither weights, nor modes, nor the state of any random generator.
+
+    Args:
+        model: On its device.
+        vocab_size: V, ids that there will be. Default: as many as the model has embeddings. [tokens]
+        length: T, tokens to run over.
+
+    Raises:
+        ConfigError: The output has no logits [B, T, V or more].
     """
     with evaluating(model), torch.random.fork_rng(devices=[]):
-        ids = probe_ids(model, length=length)  # [1, T]
+        vocab_size = vocab_size or embedded_ids(model)
+        ids = probe_ids(model, length=length) % vocab_size  # [1, T]
         others = ids.clone()
         half = length // 2
-        others[:, half:] = (ids[:, half:] + 1) % model.get_input_embeddings().weight.shape[0]
-        first, second = (token_logits(model, each)[:, :half].float() for each in (ids, others))
+        others[:, half:] = (ids[:, half:] + 1) % vocab_size
+        first, second = (_checked_logits(model, each, vocab_size)[:, :half].float() for each in (ids, others))
     # where tokens are sorted by expert, other neighbours round a product differently
     share = 1e-4 if next(model.parameters()).dtype == torch.float32 else 3e-2
     return not torch.allclose(first, second, rtol=share, atol=share * float(first.abs().max()))
 
 
-_LENGTH = 16  # where the config names no longest sequence
+def _checked_logits(model: Any, ids: Tensor, vocab_size: int) -> Tensor:
+    output = call_on_tokens(model, ids)
+    logits = getattr(output, "logits", None)
+    wanted = f"[{len(ids)}, {ids.shape[1]}, {vocab_size}]"
+    if not isinstance(logits, Tensor):
+        raise ConfigError(f"gives a {type(output).__name__}; its output must have .logits of shape {wanted}")
+    if logits.dim() != 3 or logits.shape[:2] != ids.shape or logits.shape[2] < vocab_size:
+        raise ConfigError(f"gives logits of shape {list(logits.shape)} where {wanted} is needed")
+    return logits
+
+
 _LONGEST = 1024

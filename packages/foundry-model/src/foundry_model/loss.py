@@ -201,7 +201,12 @@ def parameters_of_forward(model: nn.Module) -> frozenset[str]:
 
 def token_logits(model: nn.Module, input_ids: Tensor) -> Tensor:
     """Logits of every position, from token ids alone. [B, T] -> [B, T, V]"""
-    return model(**_call_arguments(model, input_ids, None, None)).logits
+    return call_on_tokens(model, input_ids).logits
+
+
+def call_on_tokens(model: nn.Module, input_ids: Tensor) -> Any:
+    """Whatever the model gives for token ids alone, [B, T]."""
+    return model(**_call_arguments(model, input_ids, None, None))
 
 
 def _call_arguments(
@@ -219,9 +224,17 @@ def _call_arguments(
 
 def probe_ids(model: Any, *, length: int) -> Tensor:
     """A fixed row of token ids that uses no random generator. [1, length]"""
-    embedding = model.get_input_embeddings().weight
-    ids = torch.arange(3, 3 + length, device=embedding.device) * 7 + 1
-    return (ids % embedding.shape[0])[None]
+    ids = torch.arange(3, 3 + length, device=next(model.parameters()).device) * 7 + 1
+    return (ids % embedded_ids(model))[None]
 
 
+def embedded_ids(model: Any) -> int:
+    """Ids that a model has an embedding for. [tokens]"""
+    find = getattr(model, "get_input_embeddings", None)
+    tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    table = find() if find is not None else next(tables, None)
+    return _FEW_IDS if table is None else table.weight.shape[0]
+
+
+_FEW_IDS = 8  # of a model without a table of embeddings; every vocabulary has so many
 _FORWARD_PARAMETERS: dict[type[nn.Module], frozenset[str]] = {}

@@ -70,8 +70,8 @@ def estimate_memory(
     sizes = [p.numel() for p in model.parameters()]
     gradients = 4 * sum(sizes)
     weights = gradients + (2 * sum(sizes) if training.bf16_params else 0)
-    kept = _kept_bytes(config, batch, model.config.vocab_size, special_ids)
-    logits = _logits_bytes(config, model, batch, chunked)
+    kept = _kept_bytes(config, batch, vocab_size or config.tokenizer.vocab_size, special_ids)
+    logits = _logits_bytes(config, model, batch, vocab_size or config.tokenizer.vocab_size, chunked)
     optimizer = _optimizer_bytes(config, model)
     rows = config.data.batch_size * training.gradient_accumulation_steps // world_size
     accumulates = rows > batch
@@ -133,9 +133,8 @@ def _kept_by_layers(
     return total + batch * positions * _LOSS_BYTES
 
 
-def _logits_bytes(config: ExperimentConfig, model: Any, batch: int, chunked: bool) -> int:
+def _logits_bytes(config: ExperimentConfig, model: Any, batch: int, vocab_size: int, chunked: bool) -> int:
     rows = batch * config.data.max_sequence_length
-    vocab_size = model.config.vocab_size
     piece = min(rows, piece_rows(vocab_size, "cpu", headless=chunked)) * vocab_size
     if chunked:  # a piece and its exponentials in fp32, and the gradient of the output projection
         head: Any = output_projection(model)
@@ -148,8 +147,8 @@ def _logits_bytes(config: ExperimentConfig, model: Any, batch: int, chunked: boo
 
 def _optimizer_bytes(config: ExperimentConfig, model: Any) -> int:
     name = config.training.optimizer
-    inside = {id(p) for p in model.base_model.parameters() if p.dim() == 2}
-    inside -= {id(model.get_input_embeddings().weight)}
+    inside = {id(p) for p in getattr(model, "base_model", model).parameters() if p.dim() == 2}
+    inside -= {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     total = 0
     for parameter in model.parameters():
         matrix = id(parameter) in inside

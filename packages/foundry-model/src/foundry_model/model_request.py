@@ -3,10 +3,11 @@
 check_architecture(config)         what a named architecture would refuse, in a millisecond, before anything is built
 """
 
+from foundry_config import names
 from foundry_config.errors import ConfigError
 from foundry_config.schema import ExperimentConfig
 from foundry_model.architectures import ARCHITECTURES
-from foundry_model.blueprints import ModelRequest, SpecialIds
+from foundry_model.blueprints import ModelRequest, SpecialIds, heads_problems
 
 
 def check_architecture(config: ExperimentConfig) -> None:
@@ -43,16 +44,8 @@ def model_request(
 
 def _shape_problems(config: ExperimentConfig, request: ModelRequest) -> list[str]:
     model = request.model
-    problems = []
-    if model.head_dim is None and model.hidden_size % model.attention_heads:
-        problems.append(
-            f"model.attention_heads: {model.attention_heads} heads do not divide hidden_size {model.hidden_size};"
-            " change one of them or set model.head_dim"
-        )
-    if model.attention_heads % request.key_value_heads:
-        problems.append(
-            f"model.key_value_heads: {request.key_value_heads} do not divide attention_heads {model.attention_heads}"
-        )
+    has_heads = model.architecture in ARCHITECTURES and model.architecture not in names.WITHOUT_ATTENTION
+    problems = heads_problems(request) if has_heads else []
     if request.positions < config.data.max_sequence_length:
         problems.append(
             f"model.max_position_embeddings: {request.positions} is shorter than data.max_sequence_length"

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from foundry_config import ExperimentConfig, TrainingPlan
-from foundry_model import SpecialIds, count_parameters, create_model, flops_per_token
+from foundry_model import SpecialIds, count_parameters, create_model
+from foundry_model.cost import known_flops_per_token
 from foundry_model.cross_entropy import gpu_kernels
 from foundry_train.devices import peak_flops
 from foundry_train.distributed import World
@@ -105,11 +106,6 @@ def lr_shape(config: ExperimentConfig, plan: TrainingPlan) -> LrShape:
         decay_ratio=training.decay_ratio,
         power=training.lr_power,
     )
-
-
-def known_flops_per_token(model: torch.nn.Module, sequence_length: int) -> float | None:
-    """FLOPs of training on one token; None for a user's own module, which says nothing about its layers."""
-    return flops_per_token(model, sequence_length) if hasattr(model, "config") else None
 
 
 def expected_training_seconds(

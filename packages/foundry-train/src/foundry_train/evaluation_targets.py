@@ -92,8 +92,7 @@ def find_models(target: Path, which: str = "latest") -> tuple[list[EvaluatedMode
     if is_run(target):
         return _of_run(target, which)
     if not (target / "config.json").is_file():
-        what = "holds no config.json, so it is neither a run nor a model" if target.is_dir() else "does not exist"
-        raise CheckpointError(f"{target} {what}; give a run folder or a Hugging Face model folder")
+        raise CheckpointError(f"{target} {_why_no_model(target)}")
     if which not in ("latest", "all"):
         raise ConfigError(
             f"checkpoints {which!r}: {target} is a single model; name its run to choose among checkpoints"
@@ -104,6 +103,17 @@ def find_models(target: Path, which: str = "latest") -> tuple[list[EvaluatedMode
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run."""
     return (folder / "run.json").is_file() or (folder / CHECKPOINTS).is_dir()
+
+
+def _why_no_model(folder: Path) -> str:
+    """What is wrong with a folder that has no config.json."""
+    if (folder / MANIFEST_NAME).is_file():
+        return (
+            "holds no config.json: a function of one's own built its model, not transformers, so nothing but that "
+            "function can load it; its run measures it while it trains (section evaluation of the config)"
+        )
+    what = "holds no config.json, so it is neither a run nor a model" if folder.is_dir() else "does not exist"
+    return f"{what}; give a run folder or a Hugging Face model folder"
 
 
 def _single(folder: Path) -> EvaluatedModel:
@@ -130,6 +140,8 @@ def _of_run(run: Path, which: str) -> tuple[list[EvaluatedModel], list[FoundryEr
     for info in _chosen(run, found, which):
         if info.problem is not None:
             failures.append(CheckpointError(f"{info.path}: cannot be used, since {info.problem}"))
+        elif not (info.path / "config.json").is_file():
+            failures.append(CheckpointError(f"{info.path} {_why_no_model(info.path)}"))
         else:
             models.append(EvaluatedModel(info.path, name, run, info.manifest, config))
     return models, failures

@@ -14,7 +14,7 @@ from pathlib import Path
 from foundry_config import ExperimentConfig, ExperimentPaths
 from foundry_config.errors import FoundryError
 from foundry_config.lookup import pick
-from foundry_config.names import is_reference
+from foundry_config.names import FAMILY, is_reference
 from foundry_model import ARCHITECTURES, create_model, resolve_attention
 from foundry_model.factory import with_layers
 from foundry_model.pair_files import find_pair_files, read_pair_file
@@ -75,12 +75,12 @@ def rehearse_matrix(cells: Sequence[Cell], base_dir: Path) -> None:
 
 def _check_model(config: ExperimentConfig, world: World) -> None:
     pick(config.training.optimizer, OPTIMIZERS, kind="optimizer")
-    if _is_function(config.model.architecture):  # what it builds is not ours to make smaller
+    if is_reference(config.model.architecture):  # what it builds is not ours to make smaller
         pick(config.model.architecture, ARCHITECTURES, kind="architecture")
         return
     shapes = create_model(config, device="meta")
     resolve_attention(config, world.device, model_class=type(shapes))
-    if not _is_function(config.training.optimizer):  # which may want to see weights
+    if not is_reference(config.training.optimizer):  # which may want to see weights
         make_optimizer(shapes, config.training, world.device)
     if not _has_to_be_tried(config):
         return
@@ -93,15 +93,11 @@ def _check_model(config: ExperimentConfig, world: World) -> None:
     prepare_for_training(model, likeness, device=world.device, micro_batch=micro_batch, expected_seconds=None)
 
 
-def _is_function(name: str) -> bool:
-    return is_reference(name) and not name.startswith("hf:")
-
-
 def _has_to_be_tried(config: ExperimentConfig) -> bool:
     """Whether only a model that computes can tell if it does what the config asks for."""
     training = config.training
     return (
-        config.model.architecture.startswith("hf:")
+        config.model.architecture.startswith(FAMILY)
         or config.data.document_mask
         or training.chunked_loss == "on"
         or training.gradient_checkpointing
