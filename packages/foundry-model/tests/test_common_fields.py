@@ -137,3 +137,19 @@ def test_an_encoder_is_built_as_a_decoder_and_refused_when_it_is_not(tiny_config
     assert create_model(tiny_config(architecture="hf:bert")).config.is_decoder is True
     with pytest.raises(ConfigError, match="'hf:bert' is not causal"):
         create_model(tiny_config(architecture="hf:bert", extra={"is_decoder": False}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", ["SwiGLU", "geglu"])
+@pytest.mark.parametrize("model_type", ["gptj", "gpt_neo", "starcoder2"])
+def test_a_gate_is_refused_by_a_family_without_one(tiny_config, model_type, spelling):
+    with pytest.raises(ConfigError, match=f"'{spelling}' needs a gate, .* layer of hf:{model_type} has none"):
+        create_model(tiny_config(architecture=f"hf:{model_type}", activation_function=spelling))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["granite", "phi3", "lfm2", "modernbert-decoder", "mixtral"])
+def test_a_gate_is_accepted_by_a_family_with_one_whatever_it_is_called(tiny_config, model_type):
+    config = tiny_config(architecture=f"hf:{model_type}", activation_function="SwiGLU")
+
+    assert create_model(config, device="meta").num_parameters() > 0

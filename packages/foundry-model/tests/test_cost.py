@@ -43,6 +43,29 @@ def test_of_the_experts_those_count_that_a_token_is_sent_to(tiny_config):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_type", "extra"),
+    [
+        ("mixtral", {}),
+        ("aria_text", {"moe_num_shared_experts": 1}),
+        ("jetmoe", {}),
+        ("ernie4_5_moe", {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32}),
+    ],
+)
+def test_mixtures_cost_what_pytorch_counts_when_experts_are_multiplied_one_by_one(tiny_config, model_type, extra):
+    config = tiny_config(architecture=f"hf:{model_type}", attention="eager", activation_function="silu", extra=extra)
+    model = create_model(config)
+    if model_type != "jetmoe":
+        model.set_experts_implementation("eager")
+    ids = torch.arange(64).view(2, 32)
+
+    with FlopCounterMode(display=False) as counter:
+        token_loss(model, ids, ids)[0].backward()
+
+    assert flops_per_token(model, 32) == pytest.approx(counter.get_total_flops() / 64, rel=0.01)
+
+
+@pytest.mark.slow
 def test_recurrent_families_have_no_attention_term(tiny_config):
     config = tiny_config(architecture="mamba", activation_function="silu")
 

@@ -40,13 +40,13 @@ def test_a_model_that_sees_later_tokens_is_told_from_a_causal_one():
 
 def test_a_model_that_sees_later_tokens_is_refused():
     with pytest.raises(ConfigError, match="'hf:bert' is not causal: what it predicts depends on later tokens"):
-        check_causal(Pooled(causal=False), "hf:bert", vocab_size=50)
+        check_causal(Pooled(causal=False), "hf:bert", vocab_size=50, length=8)
 
 
 def test_the_probe_leaves_modes_and_random_state_alone():
     model, state = Pooled(causal=True).train(), torch.get_rng_state()
 
-    check_causal(model, "hf:own", vocab_size=50)
+    check_causal(model, "hf:own", vocab_size=50, length=8)
 
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
@@ -57,7 +57,12 @@ def test_a_model_that_cannot_take_as_many_tokens_as_it_is_built_for_is_refused()
     model.config.max_position_embeddings = 13
 
     with pytest.raises(ConfigError, match="'hf:own' does not run on 13 token ids alone: AssertionError"):
-        check_causal(model, "hf:own", vocab_size=50)
+        check_causal(model, "hf:own", vocab_size=50, length=8)
+
+
+def test_a_model_for_fewer_tokens_than_it_is_to_train_on_is_refused():
+    with pytest.raises(ConfigError, match=r"'own:short' gives a model for 12 positions, fewer than .* 13"):
+        check_causal(Pooled(causal=True), "own:short", vocab_size=50, length=13)
 
 
 @pytest.mark.parametrize(("tied", "advice"), [(True, "always ties"), (False, "cannot tie")])

@@ -5,12 +5,12 @@ import math
 import pytest
 
 from foundry_config import StorageError
+from foundry_config.spoken_numbers import speakable
 from foundry_data import fs
 from foundry_train.evaluation_cache import (
     CheckpointFacts,
     Count,
     Result,
-    finite_values,
     key_of,
     read_result,
     read_results,
@@ -96,7 +96,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, name):
 
 
 def test_numbers_that_are_not_finite_survive(tmp_path):
-    values = finite_values({"loss": 800.0, "perplexity": math.inf})
+    values = speakable({"loss": 800.0, "perplexity": math.inf})
 
     write_result(tmp_path / "x" / "a", result(values=values), {})
 

@@ -5,9 +5,8 @@ Text that comes from a corpus, a config or an error passes through `figures.plai
 """
 
 import json
-import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from foundry_cli.figures import plain
@@ -46,23 +45,10 @@ def note(text: str) -> None:
 
 def say_json(value: Any) -> None:
     """Write `value` as indented JSON to standard output; numbers that are not finite become "nan", "inf", "-inf"."""
+    from foundry_config.spoken_numbers import speakable  # late: plain lines must not wait for the config structs
+
     sys.stdout.write(json.dumps(speakable(value), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
     sys.stdout.flush()
-
-
-def speakable(value: Any) -> Any:
-    """Replace numbers that JSON has no words for, at any depth, by their names.
-
-    >>> speakable({"loss": float("inf"), "values": [1.5, float("nan")]})
-    {'loss': 'inf', 'values': [1.5, 'nan']}
-    """
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(float(value))
-    if isinstance(value, Mapping):
-        return {key: speakable(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [speakable(entry) for entry in value]
-    return value
 
 
 def say_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:

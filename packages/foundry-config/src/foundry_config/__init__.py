@@ -1,7 +1,6 @@
 """Configs of Model Foundry: validated structs, errors that teach, and the plan of a run as pure arithmetic."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from foundry_config.errors import (
     CheckpointError,
@@ -15,6 +14,7 @@ from foundry_config.errors import (
     StorageError,
     WorkerError,
 )
+from foundry_config.loading_later import later
 from foundry_config.lookup import did_you_mean, import_attribute, pick
 from foundry_config.problems import Problem
 from foundry_config.schema import (
@@ -88,24 +88,18 @@ __all__ = [
 ]
 
 # Loaded when they are first asked for: a program that only reads a config does not wait for the rest.
-_LATER = {
-    "canonical": ("FieldChange", "canonical_json", "config_digest", "diff_configs", "dump_config"),
-    "checkpoint_schedule": ("Milestone",),
-    "durations": ("parse_duration",),
-    "fields": ("field_classes", "flatten"),
-    "editor_schema": ("json_schema",),
-    "loading": ("config_from_dict", "load_config", "parse_config", "replace_fields"),
-    "logs": ("configure_logging", "list_log_files"),
-    "paths": ("ExperimentPaths", "find_project_root"),
-    "plan": ("CorpusCounts", "TrainingPlan", "plan_training"),
-    "reference": ("reference_markdown", "template_yaml", "write_reference"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _LATER.items():
-        if name in names:
-            value = getattr(import_module(f"foundry_config.{module}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = later(
+    __name__,
+    {
+        "canonical": ("FieldChange", "canonical_json", "config_digest", "diff_configs", "dump_config"),
+        "checkpoint_schedule": ("Milestone",),
+        "durations": ("parse_duration",),
+        "fields": ("field_classes", "flatten"),
+        "editor_schema": ("json_schema",),
+        "loading": ("config_from_dict", "load_config", "parse_config", "replace_fields"),
+        "logs": ("configure_logging", "list_log_files"),
+        "paths": ("ExperimentPaths", "find_project_root"),
+        "plan": ("CorpusCounts", "TrainingPlan", "plan_training"),
+        "reference": ("reference_markdown", "template_yaml", "write_reference"),
+    },
+)

@@ -8,7 +8,6 @@ import contextlib
 import difflib
 import importlib
 import sys
-import traceback
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,8 +76,12 @@ def users_code(name: str, *, kind: str, unless: Callable[[BaseException], bool] 
 def _place_in_module(error: BaseException, module: str) -> str:
     """Return `" (file.py, line 3)"`, the last line of the module that the error passed through, or an empty string."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        if file is not None and trace.tb_frame.f_code.co_filename == file:
+            place = f" ({Path(file).name}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

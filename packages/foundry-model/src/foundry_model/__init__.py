@@ -1,7 +1,8 @@
 """Causal language models: built from scratch, costed, trained on an exact loss, saved and loaded safely."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from foundry_config.loading_later import later
 
 if TYPE_CHECKING:
     from foundry_model.architectures import ARCHITECTURES
@@ -45,26 +46,20 @@ __all__ = [
 ]
 
 # Loaded when they are first asked for: most of them need torch, and what only looks at a config does not wait for it.
-_LATER = {
-    "architectures": ("ARCHITECTURES",),
-    "attention": ("resolve_attention",),
-    "blueprints": ("Blueprint", "ModelRequest", "SpecialIds", "require"),
-    "cost": ("ParameterCounts", "count_parameters", "flops_per_token"),
-    "factory": ("create_model",),
-    "generation": ("generate_text",),
-    "hub_folder": ("load_pretrained",),
-    "loss": ("TokenLoss", "isolates_documents", "supports_chunked_loss", "token_loss"),
-    "memory": ("MemoryEstimate", "estimate_memory"),
-    "model_request": ("check_architecture",),
-    "pretrained": ("config_files", "load_weights_into", "model_state"),
-    "safetensors_header": ("read_safetensors_header", "read_safetensors_metadata"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _LATER.items():
-        if name in names:
-            value = getattr(import_module(f"foundry_model.{module}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = later(
+    __name__,
+    {
+        "architectures": ("ARCHITECTURES",),
+        "attention": ("resolve_attention",),
+        "blueprints": ("Blueprint", "ModelRequest", "SpecialIds", "require"),
+        "cost": ("ParameterCounts", "count_parameters", "flops_per_token"),
+        "factory": ("create_model",),
+        "generation": ("generate_text",),
+        "hub_folder": ("load_pretrained",),
+        "loss": ("TokenLoss", "isolates_documents", "supports_chunked_loss", "token_loss"),
+        "memory": ("MemoryEstimate", "estimate_memory"),
+        "model_request": ("check_architecture",),
+        "pretrained": ("config_files", "load_weights_into", "model_state"),
+        "safetensors_header": ("read_safetensors_header", "read_safetensors_metadata"),
+    },
+)

@@ -32,10 +32,7 @@ def canonical_activation(name: str, *, gated: bool, family: str) -> str:
     if key in GATED_SPELLINGS:
         if gated:
             return GATED_SPELLINGS[key]
-        raise ConfigError(
-            f"model.activation_function: {name!r} needs a gate, and the feed-forward layer of {family} has none;"
-            f" use {GATED_SPELLINGS[key]!r}, or a gated architecture such as llama"
-        )
+        raise no_gate(name, family)
     if key in _SPELLINGS:
         return _SPELLINGS[key]
     known = sorted(set(ACTIVATIONS))
@@ -43,6 +40,19 @@ def canonical_activation(name: str, *, gated: bool, family: str) -> str:
     raise ConfigError(
         f"model.activation_function: unknown activation {name!r}.{hint} Known: {', '.join(known)};"
         f" with a gate also: {', '.join(GATED_SPELLINGS)}"
+    )
+
+
+def wants_gate(name: str) -> bool:
+    """Whether `name` spells an activation together with its gate."""
+    return _squeeze(name) in GATED_SPELLINGS
+
+
+def no_gate(name: str, family: str) -> ConfigError:
+    """What to raise where a name wants a gate and the family has none."""
+    return ConfigError(
+        f"model.activation_function: {name!r} needs a gate, and the feed-forward layer of {family} has none;"
+        f" use {GATED_SPELLINGS[_squeeze(name)]!r}, or a gated architecture such as llama"
     )
 
 

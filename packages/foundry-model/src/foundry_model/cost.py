@@ -7,7 +7,7 @@ norms not): 2 operations forward, 4 backward. The second term is attention: scor
 head_dim * T a layer, twice that backward, over all T positions although half are masked. This is the count of
 Chowdhery et al. 2022 (PaLM), appendix B, and of PyTorch's `FlopCounterMode`; what recomputation adds is not in it.
 Recurrent scans (mamba, rwkv) are not products with a weight and are left out. Of the experts of a mixture those count
-that a token is sent to.
+that a token is sent to, and parts that text never reaches (`reach`) do not count.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from foundry_config.names import FAMILY
 from foundry_config.schema import ExperimentConfig
-from foundry_model.factory import create_model
+from foundry_model.blueprints import SpecialIds
+from foundry_model.factory import assemble_model, create_model
+from foundry_model.reach import out_of_reach
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,46 @@ def flops_per_token(model: nn.Module | ExperimentConfig, sequence_length: int) -
     Raises:
         ConfigError: The experiment describes no model that can be built.
     """
-    shaped: Any = create_model(model, device="meta") if isinstance(model, ExperimentConfig) else model
-    weights: float = sum(module.weight.numel() for module in shaped.modules() if _multiplies(module))
-    weights += _expert_share(shaped.config) * sum(p.numel() for p in _stacked_experts(shaped))
+    shaped: Any = _shaped(model) if isinstance(model, ExperimentConfig) else model
+    left: frozenset[str] = getattr(shaped, "foundry_out_of_reach", frozenset())
+    modules = [module for name, module in shaped.named_modules() if f"{name}.weight" not in left]
+    weights: float = sum(module.weight.numel() for module in modules if _multiplies(module))
+    weights += sum(p.numel() * share for p, share in _stacked_experts(shaped))
     return 6.0 * weights + 12.0 * _attention_width(shaped.config) * sequence_length
 
 
-def known_flops_per_token(model: nn.Module, sequence_length: int) -> float | None:
+def _shaped(config: ExperimentConfig) -> Any:
+    """The model of an experiment without memory, with what text does not reach in it."""
+    model = create_model(config, device="meta")
+    model.foundry_out_of_reach = out_of_reach_of(config)
+    return model
+
+
+def out_of_reach_of(
+    config: ExperimentConfig, *, vocab_size: int | None = None, special_ids: SpecialIds | None = None
+) -> frozenset[str]:
+    """Name the parameters of an experiment's model that text never reaches, without taking memory for it.
+
+    Raises:
+        ConfigError: The experiment describes no model that can be built.
+    """
+    if not config.model.architecture.startswith(FAMILY):
+        return frozenset()  # named ones have no such parts, and what a function builds need not take fake tensors
+    # they pull in the compiler's front end, which only estimates need
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    with FakeTensorMode():
+        model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids)
+        try:
+            return out_of_reach(model)
+        except DataDependentOutputException:  # experts chosen by numbers; all such models read text only
+            return frozenset()
+
+
+def known_flops_per_token(model: nn.Module | ExperimentConfig, sequence_length: int) -> float | None:
     """As `flops_per_token`; None for a user's own module, which says nothing about its layers."""
-    return flops_per_token(model, sequence_length) if hasattr(model, "config") else None
+    shaped = _shaped(model) if isinstance(model, ExperimentConfig) else model
+    return flops_per_token(shaped, sequence_length) if hasattr(shaped, "config") else None
 
 
 def output_projection(model: nn.Module) -> nn.Module | None:
@@ -76,17 +110,19 @@ def _multiplies(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.dim() == 2 and not isinstance(module, nn.Embedding)
 
 
-def _stacked_experts(model: nn.Module) -> list[nn.Parameter]:
-    """The matrices of experts, which transformers keeps in one tensor for each kind: [experts, out, in]."""
-    return [p for name, p in model.named_parameters() if p.dim() == 3 and "experts." in name]
+def _stacked_experts(model: Any) -> list[tuple[nn.Parameter, float]]:
+    """The matrices of experts, one tensor for each kind [experts, out, in], and the share that a token is sent to."""
+    chosen = _first_of(model.config, "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
+    experts = _first_of(model.config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    return [
+        (p, min(1.0, chosen / len(p)) if chosen else 1.0)
+        for name, p in model.named_parameters()
+        if p.dim() == 3 and ("experts." in name or (chosen and len(p) == experts))
+    ]
 
 
-def _expert_share(config: Any) -> float:
-    """Part of the experts that a token is sent to."""
-    chosen = getattr(config, "num_experts_per_tok", None)
-    names = ("num_local_experts", "num_experts", "n_routed_experts")
-    experts = next((n for name in names if (n := getattr(config, name, None))), None)
-    return chosen / experts if chosen and experts else 1.0
+def _first_of(config: Any, *names: str) -> int | None:
+    return next((value for name in names if (value := getattr(config, name, None))), None)
 
 
 def _attention_width(config: Any) -> int:

@@ -16,6 +16,7 @@ from foundry_config.errors import ConfigError
 from foundry_config.lookup import pick, users_code
 from foundry_config.names import FAMILY, is_reference
 from foundry_config.schema import ExperimentConfig
+from foundry_model.activations import no_gate, wants_gate
 from foundry_model.architectures import ARCHITECTURES
 from foundry_model.attention import best_attention, resolve_attention
 from foundry_model.blueprints import Blueprint, ModelRequest, SpecialIds
@@ -25,6 +26,7 @@ from foundry_model.honoured import check_causal, check_tying
 from foundry_model.initialization import INITS
 from foundry_model.model_request import model_request
 from foundry_model.out_of_memory import is_out_of_memory
+from foundry_model.reach import out_of_reach
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ def create_model(
     Returns:
         A `PreTrainedModel` in fp32 and training mode, or the `nn.Module` that a user's function built, in training
         mode; its output has `.logits` [B, T, V], and `model.foundry_attention` names the attention implementation in
-        use.
+        use. Families without a function of their own and a user's models also have `model.foundry_out_of_reach`, the
+        names of parameters that text never reaches.
 
     Raises:
         ConfigError: Anything in the config that the architecture cannot honour, by name; a family of transformers or a
@@ -55,10 +58,39 @@ def create_model(
     """
     model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids, device=device)
     name = config.model.architecture
+    if name.startswith(FAMILY) and wants_gate(config.model.activation_function):
+        _check_gate(config)
     if (name.startswith(FAMILY) or is_reference(name)) and not next(model.parameters()).is_meta:
-        vocabulary = vocab_size or config.tokenizer.vocab_size
-        check_causal(model, name, vocab_size=vocabulary, length=config.data.max_sequence_length)
+        request = model_request(config, vocab_size=vocab_size, special_ids=special_ids)
+        check_causal(model, name, vocab_size=request.vocab_size, length=request.positions)
+        model.foundry_out_of_reach = out_of_reach(model)
+        if model.foundry_out_of_reach:
+            logger.warning("%s", _told_out_of_reach(model, name))
     return model
+
+
+def _check_gate(config: ExperimentConfig) -> None:
+    """Make sure that a family of transformers has a gate, which no config of theirs tells.
+
+    A unit of a plain feed-forward layer has two weights for each unit of the hidden state, one of a gated layer three.
+
+    Raises:
+        ConfigError: It has none, and would compute with the bare activation.
+    """
+    model = config.model
+    wide = replace(config, model=replace(model, intermediate_hidden_size=2 * model.intermediate_hidden_size))
+    few, many = (_shape_only(plan, model_class(plan)).num_parameters() for plan in map(model_plan, (config, wide)))
+    units = model.layers * model.intermediate_hidden_size
+    if round((many - few) / (units * model.hidden_size)) == 2:
+        raise no_gate(model.activation_function, model.architecture)
+
+
+def _told_out_of_reach(model: Any, name: str) -> str:
+    sizes = [p.numel() for path, p in model.named_parameters() if path in model.foundry_out_of_reach]
+    return (
+        f"model.architecture: text does not reach {sum(sizes):,} parameters of {name!r}, in {len(sizes)} tensors from"
+        f" {min(model.foundry_out_of_reach)} on: they are built and saved, and never change"
+    )
 
 
 def assemble_model(

@@ -8,6 +8,7 @@ there is no padding and the result is right for every architecture. Where a mode
 outgrows the positions of the model, the last of them are read again for every token.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 from foundry_config.errors import ConfigError
 from foundry_model.loss import parameters_of_forward, unwrapped
 from foundry_model.modes import evaluating
+from foundry_model.out_of_memory import is_out_of_memory
 from foundry_model.sampling import Sampling, draw_tokens
+
+logger = logging.getLogger(__name__)
 
 
 def generate_text(
@@ -142,9 +146,13 @@ class _Reader:
                 return self._with_cache(ids)
             except Exception as error:
                 # a shallow hybrid may have no layer that its cache is made for; what else is wrong shows again below
-                if self.cached or isinstance(error, torch.OutOfMemoryError):
+                if self.cached or is_out_of_memory(error):
                     raise
                 self.caches = False
+                logger.info(
+                    "%s cannot use its cache (%s: %s): every token is computed anew, which is slower",
+                    *(type(self.model).__name__, type(error).__name__, error),
+                )
         inputs: dict[str, Any] = {"use_cache": False} if "use_cache" in self.names else {}
         window = ids[:, max(0, ids.shape[1] - self.context) :]
         return self.model(input_ids=window, **inputs, **self._last_only()).logits[:, -1]

@@ -33,21 +33,27 @@ def check_tying(model: Any, *, wanted: bool) -> Any:
     )
 
 
-def check_causal(model: Any, architecture: str, *, vocab_size: int, length: int = 16) -> None:
+def check_causal(model: Any, architecture: str, *, vocab_size: int, length: int) -> None:
     """Run the model once over as many tokens as it is built for, and once with other tokens at the end.
 
     Args:
         model: On its device.
         architecture: Named in messages.
         vocab_size: Ids that there will be. [tokens]
-        length: Tokens to run over where the model's config names no longest sequence.
+        length: Positions that were asked for, run over where its config names no more. [tokens]
 
     Raises:
         ConfigError: It cannot be run on token ids alone, gives no logits for them, or what it predicts depends on later
             tokens.
     """
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    positions = min(positions if isinstance(positions, int) and positions > 1 else length, _LONGEST)
+    built_for = positions if isinstance(positions, int) and positions > 1 else length
+    if built_for < length:
+        raise ConfigError(
+            f"model.architecture: {architecture!r} gives a model for {built_for} positions, fewer than the {length} of"
+            " model.max_position_embeddings or data.max_sequence_length"
+        )
+    positions = min(built_for, _LONGEST)
     try:
         leaks = sees_later_tokens(model, length=positions, vocab_size=vocab_size)
     except ConfigError as error:

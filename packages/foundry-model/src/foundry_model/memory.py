@@ -19,7 +19,7 @@ from torch import Tensor
 
 from foundry_config.schema import ExperimentConfig
 from foundry_model.blueprints import SpecialIds
-from foundry_model.cost import output_projection
+from foundry_model.cost import out_of_reach_of, output_projection
 from foundry_model.cross_entropy import piece_rows
 from foundry_model.factory import assemble_model, create_model, with_layers
 from foundry_model.loss import token_logits
@@ -67,12 +67,13 @@ def estimate_memory(
     batch = micro_batch or _configured_micro_batch(config, world_size)
     chunked = training.chunked_loss == "on" if chunked_loss is None else chunked_loss
     model = create_model(config, vocab_size=vocab_size, special_ids=special_ids, device="meta")
-    sizes = [p.numel() for p in model.parameters()]
-    gradients = 4 * sum(sizes)
-    weights = gradients + (2 * sum(sizes) if training.bf16_params else 0)
+    left = out_of_reach_of(config, vocab_size=vocab_size, special_ids=special_ids)
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    gradients = 4 * sum(size for name, size in sizes.items() if name not in left)
+    weights = (6 if training.bf16_params else 4) * sum(sizes.values())
     kept = _kept_bytes(config, batch, vocab_size or config.tokenizer.vocab_size, special_ids)
     logits = _logits_bytes(config, model, batch, vocab_size or config.tokenizer.vocab_size, chunked)
-    optimizer = _optimizer_bytes(config, model)
+    optimizer = _optimizer_bytes(config, model, left)
     rows = config.data.batch_size * training.gradient_accumulation_steps // world_size
     accumulates = rows > batch
     peak = gradients + kept + logits if accumulates else max(kept + logits, gradients)
@@ -145,12 +146,14 @@ def _logits_bytes(config: ExperimentConfig, model: Any, batch: int, vocab_size: 
     return max(forward, 2 * logits + 4 * piece)
 
 
-def _optimizer_bytes(config: ExperimentConfig, model: Any) -> int:
+def _optimizer_bytes(config: ExperimentConfig, model: Any, left: frozenset[str]) -> int:
     name = config.training.optimizer
     inside = {id(p) for p in getattr(model, "base_model", model).parameters() if p.dim() == 2}
     inside -= {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     total = 0
-    for parameter in model.parameters():
+    for path, parameter in model.named_parameters():
+        if path in left:  # never gets a gradient, and so no state
+            continue
         matrix = id(parameter) in inside
         total += parameter.numel() * _STATE_BYTES.get(name, (8, 8))[0 if matrix else 1]
     return total

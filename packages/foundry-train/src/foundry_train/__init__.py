@@ -4,8 +4,9 @@ The public names are loaded when they are first asked for, so that `foundry_trai
 wait for torch and transformers.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from foundry_config.loading_later import later
 
 if TYPE_CHECKING:
     from foundry_train.checkpointing import CheckpointManager
@@ -40,31 +41,30 @@ __all__ = [
     "set_seed",
 ]
 
-_HOMES = {
-    "CheckpointManager": "checkpointing",
-    "Hook": "hooks",
-    "Moment": "hooks",
-    "PlainReporter": "progress",
-    "Reporter": "progress",
-    "RunDirectory": "run_dir",
-    "StepRecord": "hooks",
-    "StopSignals": "signals",
-    "Stopped": "signals",
-    "TrainState": "state",
-    "Trainer": "trainer",
-    "TrainingSummary": "summary",
-    "World": "distributed",
-    "get_device": "devices",
-    "get_git_commit_hash": "environment",
-    "set_seed": "seeding",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = later(
+    __name__,
+    {
+        "checkpointing": ("CheckpointManager",),
+        "hooks": (
+            "Hook",
+            "Moment",
+            "StepRecord",
+        ),
+        "progress": (
+            "PlainReporter",
+            "Reporter",
+        ),
+        "run_dir": ("RunDirectory",),
+        "signals": (
+            "StopSignals",
+            "Stopped",
+        ),
+        "state": ("TrainState",),
+        "trainer": ("Trainer",),
+        "summary": ("TrainingSummary",),
+        "distributed": ("World",),
+        "devices": ("get_device",),
+        "environment": ("get_git_commit_hash",),
+        "seeding": ("set_seed",),
+    },
+)

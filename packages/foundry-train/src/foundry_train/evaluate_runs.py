@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from foundry_config.errors import CheckpointError, DataError, FoundryError, NonFiniteError
+from foundry_config.spoken_numbers import speakable
 from foundry_data import fs, load_tokenizer
 from foundry_data.tokenizer import Tokenizer
 from foundry_model import load_pretrained
@@ -25,7 +26,6 @@ from foundry_train.devices import get_device
 from foundry_train.evaluation_cache import (
     CheckpointFacts,
     Result,
-    finite_values,
     key_of,
     read_result,
     remember_newest,
@@ -187,7 +187,7 @@ def _compute(
         key=key,
         settings=unit.settings,
         checkpoint=facts,
-        values=finite_values(values),
+        values=speakable(values),
         details=details | {"start_token": tokenizer.token_text(start_id)},
         counts=list(counts),
         tables=list(tables),

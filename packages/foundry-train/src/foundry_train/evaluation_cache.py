@@ -14,7 +14,6 @@ later unit fails.
 
 import contextlib
 import hashlib
-import math
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -139,11 +138,6 @@ def write_result(folder: Path, result: Result, tables: Mapping[str, Iterable[byt
             fs.remove_tree(temporary)
         raise StorageError(f"{folder}: the result cannot be written ({error.strerror or error})") from error
     return result
-
-
-def finite_values(values: Mapping[str, float]) -> dict[str, float | str]:
-    """Values as JSON can hold them."""
-    return {name: value if math.isfinite(value) else str(float(value)) for name, value in values.items()}
 
 
 def remember_newest(folders: Sequence[Path], results: Sequence[Result]) -> None:

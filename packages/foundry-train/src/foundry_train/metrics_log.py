@@ -6,11 +6,11 @@ whole or cut off again. After a crash the file is cut behind the last step of th
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from foundry_config.spoken_numbers import speakable
 from foundry_data import fs
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class MetricsLog:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record; numbers that are not finite become the texts "nan", "inf" and "-inf"."""
-        line = json.dumps(_speakable(record), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        line = json.dumps(speakable(record), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
         self._waiting.append(line.encode("utf-8", "backslashreplace") + b"\n")
         self.flush()
 
@@ -126,13 +126,3 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
-
-
-def _speakable(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(float(value))
-    if isinstance(value, Mapping):
-        return {str(key): _speakable(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_speakable(entry) for entry in value]
-    return value

@@ -175,7 +175,7 @@ def _model_facts(config: "ExperimentConfig", *, tokens: int | None, checkpoints:
     from foundry_model.memory import estimate_memory
 
     model = create_model(config, device="meta")
-    per_token = known_flops_per_token(model, config.data.max_sequence_length)
+    per_token = known_flops_per_token(config, config.data.max_sequence_length)
     memory = estimate_memory(config)
     weights, full = memory.weights, memory.weights + memory.optimizer
     kept_full = config.training.keep_checkpoints + 1
