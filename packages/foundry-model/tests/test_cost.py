@@ -66,6 +66,20 @@ def test_mixtures_cost_what_pytorch_counts_when_experts_are_multiplied_one_by_on
 
 
 @pytest.mark.slow
+def test_layers_with_heads_of_different_widths_count_as_what_they_are(tiny_config):
+    pytest.importorskip("transformers.models.gemma4")
+    narrow = {"vocab_size_per_layer_input": 1000, "hidden_size_per_layer_input": 16}
+    config = tiny_config(architecture="hf:gemma4_text", attention="eager", layers=2, extra=narrow)
+    model = create_model(config)
+    ids = torch.arange(64).view(2, 32)
+
+    with FlopCounterMode(display=False) as counter:
+        token_loss(model, ids, ids)[0].backward()
+
+    assert flops_per_token(model, 32) == pytest.approx(counter.get_total_flops() / 64, rel=0.01)
+
+
+@pytest.mark.slow
 def test_recurrent_families_have_no_attention_term(tiny_config):
     config = tiny_config(architecture="mamba", activation_function="silu")
 

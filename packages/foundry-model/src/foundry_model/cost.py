@@ -127,10 +127,12 @@ def _first_of(config: Any, *names: str) -> int | None:
 
 def _attention_width(config: Any) -> int:
     """Sum over the layers of heads times head width; 0 without attention. [units]"""
+    layers = getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None) or ["attention"] * len(layers)
+    return sum(_heads_width(layer) for layer, kind in zip(layers, kinds, strict=True) if "attention" in kind)
+
+
+def _heads_width(config: Any) -> int:
+    """Heads times head width of a layer. [units]"""
     heads = getattr(config, "num_attention_heads", None)
-    if not heads:
-        return 0
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kinds = getattr(config, "layer_types", None)
-    layers = config.num_hidden_layers if kinds is None else sum("attention" in kind for kind in kinds)
-    return layers * heads * head_dim
+    return heads * (getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0
