@@ -163,6 +163,46 @@ def test_plan_shows_what_a_person_asks_before_training(foundry, project):
         assert words in out
 
 
+OWN_MODEL = """
+from types import SimpleNamespace
+from torch import nn
+
+class Recurrent(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.tokens, self.out = nn.Embedding(vocab_size, 8), nn.Linear(8, vocab_size)
+        self.cell = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, input_ids):
+        return SimpleNamespace(logits=self.out(self.cell(self.tokens(input_ids))[0]))
+
+class Looking(Recurrent):
+    def forward(self, input_ids):
+        assert int(input_ids.max()) < self.tokens.num_embeddings
+        return super().forward(input_ids)
+
+def recurrent(request): return Recurrent(request.vocab_size)
+def looking(request): return Looking(request.vocab_size)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "memory"), [("recurrent", "activations"), ("looking", "not known: the memory of")]
+)
+def test_a_plan_of_a_model_of_ones_own_says_what_is_not_known(foundry, project, monkeypatch, function, memory):
+    module = f"own_models_of_{function}"
+    (project.parent / f"{module}.py").write_text(OWN_MODEL)
+    monkeypatch.syspath_prepend(project.parent)
+    named = ["plan", project, "--set", f"model.architecture={module}:{function}"]
+
+    facts, text = json.loads(foundry(*named, "--json").out), foundry(*named).out
+
+    assert facts["flops"] is None and "not known for a model that is no family of transformers" in text
+    assert (facts["memory_bytes"] is None) == (function == "looking") and memory in text
+    assert facts["disk_bytes"]["rolling"] == 3 * 12 * facts["parameters"]["total"]
+
+
 @pytest.mark.slow
 def test_a_plan_without_its_corpus_shows_what_does_not_depend_on_it(foundry, project):
     elsewhere = ["--set", "data.source_corpus=no/such.txt"]

@@ -148,7 +148,7 @@ def test_a_gate_is_refused_by_a_family_without_one(tiny_config, model_type, spel
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["granite", "phi3", "lfm2", "modernbert-decoder", "mixtral"])
+@pytest.mark.parametrize("model_type", ["granite", "phi3", "lfm2", "modernbert-decoder", "mixtral", "ernie4_5_moe"])
 def test_a_gate_is_accepted_by_a_family_with_one_whatever_it_is_called(tiny_config, model_type):
     config = tiny_config(architecture=f"hf:{model_type}", activation_function="SwiGLU")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_config import config_from_dict
-from foundry_config.errors import MemoryExhaustedError
+from foundry_config.errors import ConfigError, MemoryExhaustedError
 from foundry_model import MemoryEstimate, TokenLoss
 from foundry_train import micro_batch
 from foundry_train.distributed import World
@@ -106,6 +106,16 @@ def test_on_a_cpu_the_estimate_decides(caplog):
     with caplog.at_level(logging.WARNING):
         assert largest_by_estimate(lambda size: 10**9, 16, available=1000) == 1
     assert "may be too much" in caplog.text
+
+
+def test_auto_takes_the_whole_batch_where_memory_cannot_be_estimated(tmp_path, monkeypatch, caplog):
+    def estimate(*given, **options):
+        raise ConfigError("the memory cannot be estimated")
+
+    monkeypatch.setattr(micro_batch, "estimate_memory", estimate)
+
+    assert find(make_config("auto"), tmp_path) == 12
+    assert "micro_batch_size: auto takes all 12 sequences: the memory cannot be estimated" in caplog.text
 
 
 def test_auto_is_found_once_and_remembered_for_the_same_conditions(tmp_path, monkeypatch):

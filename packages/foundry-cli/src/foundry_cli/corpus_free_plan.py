@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundry_cli.console import say, say_facts, say_table
 from foundry_cli.figures import count, scaled, size
-from foundry_cli.plan_rows import LEFT, batch_row, compute_row, model_row, schedule_rows, scheduled, sum_of
+from foundry_cli.plan_rows import LEFT, batch_row, compute_row, memory_row, model_row, schedule_rows, scheduled, sum_of
 
 if TYPE_CHECKING:
     from foundry_config import ExperimentConfig
@@ -21,7 +21,7 @@ def show_plan_without_corpus(config: "ExperimentConfig", facts: dict[str, Any]) 
         ("sees", _seen(config, facts)),
         model_row(config, facts),
         compute_row(facts, _in_all(config, facts)),
-        ("memory", sum_of(facts["memory_bytes"])),
+        memory_row(facts),
         ("disk", _disk(config, facts)),
     ]
     say_facts(f"{config.experiment_name}: without its corpus, only what does not depend on it", rows)
@@ -81,9 +81,9 @@ def _disk(config: "ExperimentConfig", facts: dict[str, Any]) -> str:
     disk = facts["disk_bytes"]
     if disk["total"] is not None:
         return sum_of(disk)
-    parts = facts["memory_bytes"]
-    full = config.training.milestones == "full"
-    each = parts["weights"] + (parts["optimizer"] if full else 0)
+    each = disk["rolling"] // (config.training.keep_checkpoints + 1)
+    if config.training.milestones != "full":
+        each = 4 * facts["parameters"]["total"]
     return f"about {size(disk['rolling'])} rolling, and {size(each)} for each scheduled checkpoint"
 
 

@@ -40,6 +40,12 @@ def compute_row(facts: dict[str, Any], in_all: str) -> tuple[str, str]:
     return "compute", f"{scaled(per_token)}FLOP per token{in_all}"
 
 
+def memory_row(facts: dict[str, Any]) -> tuple[str, str]:
+    """Say what a step takes of the memory, or why that is not known."""
+    memory = facts["memory_bytes"]
+    return "memory", sum_of(memory) if memory is not None else f"not known: {facts['memory_unknown']}"
+
+
 def sum_of(parts: dict[str, int]) -> str:
     """Say a total and what it is made of. [bytes]"""
     summands = " + ".join(f"{name} {size(value)}" for name, value in parts.items() if name != "total")

@@ -10,16 +10,20 @@ Recurrent scans (mamba, rwkv) are not products with a weight and are left out. O
 that a token is sent to, and parts that text never reaches (`reach`) do not count.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from foundry_config.errors import ConfigError
 from foundry_config.names import FAMILY
 from foundry_config.schema import ExperimentConfig
 from foundry_model.blueprints import SpecialIds
 from foundry_model.factory import assemble_model, create_model
 from foundry_model.reach import out_of_reach
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,17 @@ def out_of_reach_of(
     if not config.model.architecture.startswith(FAMILY):
         return frozenset()  # named ones have no such parts, and what a function builds need not take fake tensors
     # they pull in the compiler's front end, which only estimates need
-    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode():
-        model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids)
-        try:
-            return out_of_reach(model)
-        except DataDependentOutputException:  # experts chosen by numbers; all such models read text only
-            return frozenset()
+    try:
+        with FakeTensorMode():
+            return out_of_reach(assemble_model(config, vocab_size=vocab_size, special_ids=special_ids))
+    except ConfigError:
+        raise
+    except Exception as error:  # a family may look at numbers, which fake tensors do not have
+        name, reason = config.model.architecture, f"{type(error).__name__}: {error}"
+        logger.info("whether text reaches all parts of %r is found out when it trains (%s)", name, reason)
+        return frozenset()
 
 
 def known_flops_per_token(model: nn.Module | ExperimentConfig, sequence_length: int) -> float | None:

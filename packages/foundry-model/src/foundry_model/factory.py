@@ -7,6 +7,7 @@ every device.
 """
 
 import logging
+from collections import Counter
 from typing import Any
 
 import torch
@@ -79,10 +80,19 @@ def _check_gate(config: ExperimentConfig) -> None:
     """
     model = config.model
     wide = replace(config, model=replace(model, intermediate_hidden_size=2 * model.intermediate_hidden_size))
-    few, many = (_shape_only(plan, model_class(plan)).num_parameters() for plan in map(model_plan, (config, wide)))
-    units = model.layers * model.intermediate_hidden_size
-    if round((many - few) / (units * model.hidden_size)) == 2:
+    few, many = (_sizes_of_layers(_shape_only(plan, model_class(plan))) for plan in map(model_plan, (config, wide)))
+    unit = model.hidden_size * model.intermediate_hidden_size
+    weights = {round((many[layer] - size) / unit) for layer, size in few.items()}
+    if 2 in weights and 3 not in weights:  # layers of experts have multiples of either
         raise no_gate(model.activation_function, model.architecture)
+
+
+def _sizes_of_layers(model: torch.nn.Module) -> Counter[str]:
+    """Numbers of parameters by the first number in their names, which is the layer's."""
+    sizes: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        sizes[next(filter(str.isdecimal, name.split(".")), "")] += parameter.numel()
+    return sizes
 
 
 def _told_out_of_reach(model: Any, name: str) -> str:

@@ -206,7 +206,8 @@ def token_logits(model: nn.Module, input_ids: Tensor) -> Tensor:
 
 def call_on_tokens(model: nn.Module, input_ids: Tensor) -> Any:
     """Whatever the model gives for token ids alone, [B, T]."""
-    return model(**_call_arguments(model, input_ids, None, None))
+    with one_document_a_row():
+        return model(**_call_arguments(model, input_ids, None, None))
 
 
 def _call_arguments(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foundry_config.errors import ConfigError
 from foundry_config.schema import ExperimentConfig
 from foundry_model.blueprints import SpecialIds
 from foundry_model.cost import out_of_reach_of, output_projection
@@ -61,7 +62,7 @@ def estimate_memory(
         world_size: Processes that share the global batch.
 
     Raises:
-        ConfigError: The config describes no model that can be built.
+        ConfigError: The config describes no model that can be built, or one that fake tensors cannot pass through.
     """
     training = config.training
     batch = micro_batch or _configured_micro_batch(config, world_size)
@@ -90,9 +91,17 @@ def _kept_bytes(config: ExperimentConfig, batch: int, vocab_size: int, special_i
     positions = config.data.max_sequence_length
     measured = min(positions, _LONGEST_SCAN.get(config.model.architecture, positions))
     # two and three, because rwkv cannot be built with one
-    two, three = (
-        _kept_by_layers(with_layers(config, layers), batch, measured, vocab_size, special_ids) for layers in (2, 3)
-    )
+    try:
+        two, three = (
+            _kept_by_layers(with_layers(config, layers), batch, measured, vocab_size, special_ids) for layers in (2, 3)
+        )
+    except ConfigError:
+        raise
+    except Exception as error:  # a family or a user's model may look at numbers, which fake tensors do not have
+        raise ConfigError(
+            f"the memory of architecture {config.model.architecture!r} cannot be estimated with PyTorch"
+            f" {torch.__version__}, since it does not run without numbers ({type(error).__name__})"
+        ) from error
     layer = (three - two) * positions // measured
     base = two * positions // measured - 2 * layer
     layers = config.model.layers

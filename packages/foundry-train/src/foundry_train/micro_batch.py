@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from foundry_config import ExperimentConfig, config_digest
-from foundry_config.errors import MemoryExhaustedError
+from foundry_config.errors import ConfigError, MemoryExhaustedError
 from foundry_data import fs
 from foundry_model.memory import estimate_memory
 from foundry_model.out_of_memory import is_out_of_memory
@@ -81,7 +81,11 @@ def find_micro_batch(
     found = remembered(run_dir, key)
     if found is None and world.device.type == "cpu":
         chunked = getattr(loss_function, "chunked", None)
-        found = largest_by_estimate(lambda m: _estimated_bytes(config, world, m, chunked), start)
+        try:
+            found = largest_by_estimate(lambda m: _estimated_bytes(config, world, m, chunked), start)
+        except ConfigError as error:
+            logger.warning("training.micro_batch_size: auto takes all %d sequences: %s", start, error)
+            found = start
     elif found is None:
         attempt = _attempt(config, world.device, loss_function, optimizer, precision)
         reserve = OPTIMIZER_COPIES * sum(p.numel() * p.element_size() for p in trainable(model))

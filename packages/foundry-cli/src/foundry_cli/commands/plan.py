@@ -7,7 +7,17 @@ import typer
 from foundry_cli.console import say, say_facts, say_json, say_table
 from foundry_cli.figures import count, scaled
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, MatrixIndexOption, SetOption
-from foundry_cli.plan_rows import COLUMNS, LEFT, batch_row, compute_row, model_row, schedule_rows, scheduled, sum_of
+from foundry_cli.plan_rows import (
+    COLUMNS,
+    LEFT,
+    batch_row,
+    compute_row,
+    memory_row,
+    model_row,
+    schedule_rows,
+    scheduled,
+    sum_of,
+)
 
 if TYPE_CHECKING:
     from foundry_cli.experiments import Experiment
@@ -170,21 +180,27 @@ def _model_facts(config: "ExperimentConfig", *, tokens: int | None, checkpoints:
     from foundry_cli.libraries import load_libraries
 
     load_libraries()
+    from foundry_config import ConfigError
     from foundry_model import count_parameters, create_model
     from foundry_model.cost import known_flops_per_token
     from foundry_model.memory import estimate_memory
 
     model = create_model(config, device="meta")
     per_token = known_flops_per_token(config, config.data.max_sequence_length)
-    memory = estimate_memory(config)
-    weights, full = memory.weights, memory.weights + memory.optimizer
+    try:
+        memory, unknown = asdict(estimate_memory(config)), None
+    except ConfigError as error:  # the model is there, so only its memory cannot be told
+        memory, unknown = None, str(error)
+    weights = 4 * count_parameters(model).total  # as checkpoints hold them
+    full = weights + (2 * weights if memory is None else memory["optimizer"])
     kept_full = config.training.keep_checkpoints + 1
     milestone = full if config.training.milestones == "full" else weights
     return {
         "parameters": asdict(count_parameters(model)),
         "flops_per_token": per_token,
         "flops": None if tokens is None or per_token is None else per_token * tokens,
-        "memory_bytes": asdict(memory),
+        "memory_bytes": memory,
+        "memory_unknown": unknown,
         "disk_bytes": {
             "milestones": None if checkpoints is None else checkpoints * milestone,
             "rolling": kept_full * full,
@@ -212,7 +228,7 @@ def _show(config: "ExperimentConfig", facts: dict[str, Any]) -> None:
         ("sees", f"{about}{count(facts['tokens'])} tokens, {count(facts['words'])} words"),
         model_row(config, facts),
         compute_row(facts, f", {scaled(facts['flops'])}FLOP in all" if facts["flops"] is not None else ""),
-        ("memory", sum_of(facts["memory_bytes"])),
+        memory_row(facts),
         ("disk", sum_of(facts["disk_bytes"])),
     ]
     say_facts(f"{config.experiment_name}: {count(facts['total_steps'])} steps", rows)
