@@ -1,7 +1,10 @@
-"""The batch scripts of `docs/slurm`, run by bash with stand-ins for Slurm's own commands."""
+"""`docs/cluster.md`: its batch scripts with stand-ins for Slurm's own commands, its several processes for real."""
 
+import json
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,29 @@ def test_a_run_that_is_done_or_failed_is_not(script, code, tmp_path):
     assert ended == code
     assert "scontrol" not in asked
     assert "my.yaml" in asked
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_several_processes_of_one_machine_train_as_one_does(make_experiment, foundry, tmp_path):
+    config = make_experiment(tmp_path)
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    written = re.search(r"torchrun (.*) foundry train experiment.yaml", text)
+    assert written is not None
+    command = f"torchrun {written[1].replace('4', '2')} foundry train".split()
+    tools = Path(sys.executable).parent
+    variables = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+    two = [*command, str(config), "--base-dir", str(tmp_path), "--set", "training.output_dir=runs/two"]
+    done = subprocess.run(two, env=variables, capture_output=True, text=True, check=False)
+    one = foundry("train", config, "--base-dir", tmp_path)
+
+    assert (done.returncode, one.code) == (0, 0), done.stderr[-2000:]
+    assert done.stderr.count("saved step-00000010") == done.stdout.count("10 of 10 steps") == 1
+    losses = [_losses(tmp_path / "runs" / name) for name in ("two", "tiny")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(losses[0]) == 10
+
+
+def _losses(run: Path) -> list[float]:
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [record["loss"] for record in records if record["kind"] == "step"]
