@@ -157,7 +157,8 @@ def build(family_settings: Any, attention: str) -> Any:
     try:
         return AutoModelForCausalLM.from_config(family_settings, dtype=torch.float32, attn_implementation=attention)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, ImportError) as error:
-        reason = f"{type(error).__name__}: {error}{open_values(family_settings)}"
+        first_line = str(error).partition("\n")[0]  # PyTorch lists every signature of a function below it
+        reason = f"{type(error).__name__}: {first_line}{open_values(family_settings)}"
         raise ConfigError(f"model: transformers cannot build this {family_settings.model_type!r}: {reason}") from error
 
 
