@@ -60,6 +60,8 @@ class Own(nn.Module):
         logits = self.out(self.cell(self.tokens(input_ids))[0])
         if self.change == "fails":
             raise KeyError("no such layer")
+        if self.change == "undefined":
+            logits = logits * float("nan")
         return logits if self.change == "bare" else SimpleNamespace(logits=logits)
 
 
@@ -73,6 +75,10 @@ def own_bare(request: ModelRequest) -> nn.Module:
 
 def own_failing(request: ModelRequest) -> nn.Module:
     return Own(request.vocab_size, "fails")
+
+
+def own_undefined(request: ModelRequest) -> nn.Module:
+    return Own(request.vocab_size, "undefined")
 
 
 def own_narrow(request: ModelRequest) -> nn.Module:
@@ -140,6 +146,7 @@ def test_a_function_that_returns_neither_blueprint_nor_module_is_refused(tiny_co
         ("own_nothing", r"the Identity that was built has no parameters to train"),
         ("own_bare", r"'own:own_bare' gives a Tensor; its output must have .logits of shape \[1, 32, 1000\]"),
         ("own_failing", r"'own:own_failing' does not run on 32 token ids alone: KeyError: 'no such layer'"),
+        ("own_undefined", r"'own:own_undefined' gives logits that are no numbers \(NaN\)"),
         ("own_narrow", r"'own:own_narrow' gives logits of shape \[1, 32, 50\] where \[1, 32, 1000\] is needed"),
         ("own_encoder", r"'own:own_encoder' is not causal"),
     ],

@@ -83,7 +83,7 @@ def sees_later_tokens(model: Any, *, vocab_size: int | None = None, length: int 
         length: T, tokens to run over.
 
     Raises:
-        ConfigError: The output has no logits [B, T, V or more].
+        ConfigError: The output has no logits [B, T, V or more], or some that are NaN.
     """
     with evaluating(model), torch.random.fork_rng(devices=[]):
         vocab_size = vocab_size or embedded_ids(model)
@@ -105,6 +105,8 @@ def _checked_logits(model: Any, ids: Tensor, vocab_size: int) -> Tensor:
         raise ConfigError(f"gives a {type(output).__name__}; its output must have .logits of shape {wanted}")
     if logits.dim() != 3 or logits.shape[:2] != ids.shape or logits.shape[2] < vocab_size:
         raise ConfigError(f"gives logits of shape {list(logits.shape)} where {wanted} is needed")
+    if logits.isnan().any():
+        raise ConfigError("gives logits that are no numbers (NaN) before it has learned anything")
     return logits
 
 
