@@ -70,6 +70,16 @@ def test_source_fingerprint_changes_with_the_corpus(tmp_path, change):
     assert source_fingerprint(list_sources(tmp_path)) != before
 
 
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+def test_bytes_that_are_to_be_unpacked_are_another_corpus(tmp_path, compression):
+    prints = []
+    for name in ("a.txt", f"b.txt{compression}"):
+        (tmp_path / name).write_bytes(b"the same bytes")
+        prints.append(source_fingerprint(list_sources(tmp_path / name)))
+
+    assert prints[0] != prints[1]
+
+
 def test_code_fingerprint_changes_with_any_line_of_the_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "edited_steps.py").write_text("def helper(): return 1\ndef step(): return helper()\n")

@@ -53,7 +53,9 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (tmp_path / "real" / "dangling.txt").symlink_to(tmp_path / "nowhere")
     (tmp_path / "b.txt").symlink_to(tmp_path / "real" / "a.txt")
 
-    assert names(tmp_path, report=ReadReport()) == ["b.txt"]  # the same bytes as real/a.txt
+    report = ReadReport()
+    assert names(tmp_path, report=report) == ["b.txt"]  # the same bytes as real/a.txt
+    assert report.ignored_files == {"link to nothing": 1}
 
 
 @pytest.mark.parametrize("pattern", ["*", pytest.param("**", marks=pytest.mark.slow), "**/*.txt", "*/*.txt"])
@@ -65,7 +67,16 @@ def test_a_glob_reaches_every_file_once_and_passes_over_links_that_lead_nowhere(
     (tmp_path / "real" / "dangling.txt").symlink_to(tmp_path / "nowhere")
     (tmp_path / "dangling.txt").symlink_to(tmp_path / "nowhere")
 
-    assert names(f"{tmp_path}/{pattern}", settings=ReadSettings(duplicate_files="keep")) == ["real/a.txt", "real/b.txt"]
+    report, settings = ReadReport(), ReadSettings(duplicate_files="keep")
+    assert names(f"{tmp_path}/{pattern}", settings=settings, report=report) == ["real/a.txt", "real/b.txt"]
+    assert report.ignored_files.get("link to nothing", 0) >= 1
+
+
+def test_a_folder_of_links_to_nothing_says_so(tmp_path):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "not fetched")
+
+    with pytest.raises(DataError, match=r"no readable text in .* \(link to nothing 1 ignored\)"):
+        names(tmp_path)
 
 
 def test_excluded_folders_and_files_are_left_out(tmp_path):

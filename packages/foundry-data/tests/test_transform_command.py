@@ -137,3 +137,16 @@ def test_the_fingerprint_follows_the_program_its_arguments_and_the_files_among_t
     assert len(set(prints)) == 3
     assert fingerprint("ablate.py") == prints[2]
     assert find_program("sh", tmp_path).name == "sh"
+
+
+@pytest.mark.parametrize("edited", ["rules.sed", "ablate.py", "filters.py"])
+def test_the_fingerprint_follows_files_named_after_an_equals_sign_and_what_scripts_import(tmp_path, edited):
+    for name, text in {"rules.sed": "s/a/b/", "ablate.py": "import filters\n", "filters.py": "X = 1\n"}.items():
+        (tmp_path / name).write_text(text)
+    steps = [{"command": ["sed", "--file=rules.sed"]}, {"command": [sys.executable, "ablate.py"]}]
+    before = manipulation_fingerprint(steps, seed=0, base_dir=tmp_path)
+    assert manipulation_fingerprint(steps, seed=0, base_dir=tmp_path) == before
+
+    (tmp_path / edited).write_text((tmp_path / edited).read_text() + "# edited\n")
+
+    assert manipulation_fingerprint(steps, seed=0, base_dir=tmp_path) != before

@@ -130,3 +130,21 @@ def test_the_search_path_of_python_is_left_as_it_was(project):
     parse_steps(["my_steps:reverse"], seed=0, base_dir=project)
 
     assert sys.path == before
+
+
+def test_the_fingerprint_tells_what_a_function_is_called_with(project):
+    texts, documents = ({"name": "my_steps:mark", "per": per} for per in ("document", "corpus"))
+
+    assert manipulation_fingerprint([texts], seed=0, base_dir=project) != manipulation_fingerprint(
+        [documents], seed=0, base_dir=project
+    )
+
+
+def test_the_fingerprint_follows_a_file_that_an_option_names(project):
+    (project / "words.txt").write_text("one")
+    step = {"name": "my_steps:mark", "per": "document", "sign": "words.txt"}
+    before = manipulation_fingerprint([step], seed=0, base_dir=project)
+
+    (project / "words.txt").write_text("two")
+
+    assert manipulation_fingerprint([step], seed=0, base_dir=project) != before

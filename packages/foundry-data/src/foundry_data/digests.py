@@ -37,7 +37,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Known(msgspec.Struct, frozen=True):
     """A file whose digest need not be computed."""
 
-    suffix: str
+    format: str
     sha256: str
 
     def digest(self) -> str:
@@ -52,7 +52,7 @@ class DigestCache:
 
     def fingerprint(self, files: Sequence[SourceFile]) -> str:
         """Return `source_fingerprint(files)`. Reads and raises as `digests` does."""
-        return source_fingerprint([_Known(file.suffix, digest) for file, digest in zip(files, self.digests(files))])
+        return source_fingerprint([_Known(file.format, digest) for file, digest in zip(files, self.digests(files))])
 
     def sha256(self, paths: Sequence[Path]) -> list[str]:
         """Return the SHA-256 of regular files of any name. Reads and raises as `digests` does.
@@ -77,7 +77,7 @@ class DigestCache:
         return result
 
     def _known(self, file: SourceFile, entry: _Entry | None) -> SourceFile | _Known:
-        return _Known(file.suffix, entry.sha256) if entry is not None and entry.fits(file) else file
+        return _Known(file.format, entry.sha256) if entry is not None and entry.fits(file) else file
 
     def _entry(self, file: SourceFile) -> _Entry | None:
         if not file.inode or time.time_ns() - max(file.modified_ns, file.changed_ns) < AT_REST_NS:

@@ -27,7 +27,7 @@ class Digestible(Protocol):
     """Something whose bytes have a SHA-256, such as a `SourceFile`."""
 
     @property
-    def suffix(self) -> str:
+    def format(self) -> str:
         """How the bytes are to be read."""
         ...
 
@@ -51,7 +51,7 @@ def source_fingerprint(files: Iterable[Digestible]) -> str:
     Files are hashed by several threads, at the speed of the disk.
     """
     listed = list(files)
-    return fingerprint([[file.suffix, digest] for file, digest in zip(listed, digests_of(listed), strict=True)])
+    return fingerprint([[file.format, digest] for file, digest in zip(listed, digests_of(listed), strict=True)])
 
 
 def digests_of(files: Iterable[Digestible]) -> list[str]:

@@ -5,7 +5,8 @@
 
 Python keeps a module once it is imported. A notebook, or two projects in one process, would otherwise run code that is
 no longer there under the fingerprint of the code that is; so modules that changed, or are another project's, are
-imported again. What a module reads from data files or imports by a computed name is not followed.
+imported again. Files that an option names count as well. What a module opens by a name of its own, or imports by a
+computed one, is not followed.
 """
 
 import ast
@@ -13,7 +14,7 @@ import contextlib
 import importlib
 import sys
 import sysconfig
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,24 @@ def project_files(module: str) -> dict[str, Path]:
         return {}
     path = Path(file)
     root = path.parents[module.count(".") + (path.name == "__init__.py")]
-    inside = f"{module.partition('.')[0]}." if _is_shared(root) else ""
+    return _reachable([module], root, inside=f"{module.partition('.')[0]}." if _is_shared(root) else "")
+
+
+def script_files(script: Path) -> dict[str, Path]:
+    """Return the modules beside a Python script that it imports, and what those import from there, by dotted names."""
+    return _reachable(_imported_names(script, script.stem), script.parent, inside="")
+
+
+def named_files(options: Iterable[Any], folder: Path) -> list[Path]:
+    """Return the files that a step is told of: options and arguments that name one, also after a `=`."""
+    texts = [text for option in options if isinstance(option, str) for text in (option, option.partition("=")[2])]
+    return [path for text in texts if text and "\0" not in text and (path := folder / text).is_file()]
+
+
+def _reachable(names: Iterable[str], root: Path, *, inside: str) -> dict[str, Path]:
+    """Follow imports from `names` on, to files below `root` whose dotted names begin with `inside`."""
     found: dict[str, Path] = {}
-    waiting = [module]
+    waiting = list(names)
     while waiting:
         name = waiting.pop()
         path = _file_of(name, root)

@@ -210,14 +210,14 @@ def _without_duplicates(found: list[SourceFile], settings: ReadSettings, report:
     """Leave out files with the bytes and format of an earlier one; only files of equal size are hashed."""
     same_size: dict[tuple[str, int], list[SourceFile]] = {}
     for file in found:
-        same_size.setdefault((file.suffix, file.size), []).append(file)
+        same_size.setdefault((file.format, file.size), []).append(file)
     kept: list[SourceFile] = []
     first_with: dict[tuple[str, str], SourceFile] = {}
     for file in found:
-        if file.size == 0 or len(same_size[file.suffix, file.size]) == 1:
+        if file.size == 0 or len(same_size[file.format, file.size]) == 1:
             kept.append(file)
             continue
-        first = first_with.setdefault((file.suffix, file.digest()), file)
+        first = first_with.setdefault((file.format, file.digest()), file)
         if first is file:
             kept.append(file)
         elif settings.duplicate_files == "refuse":

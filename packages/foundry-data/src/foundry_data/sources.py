@@ -46,6 +46,11 @@ class SourceFile(msgspec.Struct, frozen=True):
     """When the inode changed last (`st_ctime`), which nobody can set back as `touch` and `cp -p` do with the others."""
 
     @property
+    def format(self) -> str:
+        """How its bytes are to be read: the suffix, and the compression where there is one."""
+        return self.suffix + self.compression
+
+    @property
     def label(self) -> str:
         """The name, safe to print."""
         return escaped(self.name)
@@ -92,6 +97,9 @@ def find_files(
     ignored: Counter[str] = Counter()
     for path in paths:
         if excluded and not excluded.isdisjoint([path.resolve(), *path.resolve().parents]):
+            continue
+        if not os.path.exists(path):  # noqa: PTH110 (False, not an error, where a link cannot be followed)
+            ignored["link to nothing"] += 1
             continue
         file = describe_file(path, name=_relative_name(path, base), suffixes=suffixes)
         if file is None:
@@ -177,8 +185,7 @@ def _matches(pattern: Path, excluded: set[Path]) -> list[Path]:
     below = [file for path in found for file in (_walk(path, excluded) if path.is_dir() else [path])]
     once: dict[tuple[str, str], Path] = {}
     for path in sorted(below, key=lambda path: (len(path.parts), path.parts)):  # the shortest way, if links form a loop
-        if os.path.exists(path):  # a dangling link is nothing to read # noqa: PTH110
-            once.setdefault((os.path.realpath(path.parent), path.name), path)
+        once.setdefault((os.path.realpath(path.parent), path.name), path)
     return sorted(once.values(), key=_by_parts)
 
 
@@ -201,7 +208,7 @@ def _files_below(folder: Path, *, left_out: set[Path]) -> Iterator[Path]:
         path = folder / entry.name
         if os.path.isdir(path):  # unlike `entry.is_dir`, no error where a link cannot be followed # noqa: PTH112
             yield from _files_below(path, left_out=left_out)
-        elif os.path.exists(path):  # a dangling link is nothing to read # noqa: PTH110
+        else:
             yield path
 
 

@@ -24,6 +24,7 @@ from foundry_config.errors import ConfigError, DataError
 from foundry_data.documents import MAX_DOCUMENT_BYTES, escaped
 from foundry_data.fingerprint import fingerprint
 from foundry_data.fs import sha256_file
+from foundry_data.project_code import named_files, script_files
 from foundry_data.transform_kinds import DocumentTransform, Edit, StepContext, Text
 
 MESSAGE_CHARACTERS = 500
@@ -49,10 +50,11 @@ class Command(DocumentTransform):
         return lambda text: _run(arguments, text, self.timeout_seconds, context.base_dir)
 
     def code(self, context: StepContext, /) -> str:
-        """Fingerprint the program and every argument that is a file, such as a script."""
+        """Fingerprint the program, every argument that names a file, and what those import that are Python scripts."""
         program = find_program(self.command[0], context.base_dir)
-        files = [path for name in self.command[1:] if (path := context.base_dir / name).is_file()]
-        return fingerprint([list(self.command), *(sha256_file(path) for path in [program, *files])])
+        files = named_files(self.command[1:], context.base_dir)
+        imported = [path for file in [program, *files] if file.suffix == ".py" for path in script_files(file).values()]
+        return fingerprint([list(self.command), *(sha256_file(path) for path in [program, *files, *imported])])
 
 
 def find_program(name: str, base_dir: Path) -> Path:

@@ -16,8 +16,10 @@ from typing import Any
 from foundry_config.errors import ConfigError
 from foundry_config.lookup import did_you_mean
 from foundry_data.documents import Document
+from foundry_data.fingerprint import fingerprint
+from foundry_data.fs import sha256_file
 from foundry_data.keyed_random import keyed_hash
-from foundry_data.project_code import load_function, project_fingerprint
+from foundry_data.project_code import load_function, named_files, project_fingerprint
 from foundry_data.transform_kinds import DocumentTransform, Edit, StepContext, StreamTransform
 
 Function = Callable[..., Any]
@@ -41,8 +43,8 @@ class FunctionOnDocument(DocumentTransform):
         return _wants_seed(find_function(self.reference, self.options, context.base_dir), self.options)
 
     def code(self, context: StepContext, /) -> str:
-        """Fingerprint the module of the function, and what it imports from the project."""
-        return project_fingerprint(self.reference, context.base_dir)
+        """Fingerprint the module of the function, what it imports from the project, and files that options name."""
+        return fingerprint(["per document", _code(self.reference, self.options, context.base_dir)])
 
 
 class FunctionOnStream(StreamTransform):
@@ -62,8 +64,8 @@ class FunctionOnStream(StreamTransform):
         return _wants_seed(find_function(self.reference, self.options, context.base_dir), self.options)
 
     def code(self, context: StepContext, /) -> str:
-        """Fingerprint the module of the function, and what it imports from the project."""
-        return project_fingerprint(self.reference, context.base_dir)
+        """Fingerprint the module of the function, what it imports from the project, and files that options name."""
+        return _code(self.reference, self.options, context.base_dir)
 
 
 def find_function(reference: str, options: dict[str, Any], base_dir: Path, *, arguments: int = 1) -> Function:
@@ -86,6 +88,12 @@ def find_function(reference: str, options: dict[str, Any], base_dir: Path, *, ar
         hint = "".join(did_you_mean(name, known) for name in options if name not in known)
         raise ConfigError(f"{reference!r} cannot be called with these options: {error}.{hint}") from None
     return function
+
+
+def _code(reference: str, options: dict[str, Any], base_dir: Path) -> str:
+    code = project_fingerprint(reference, base_dir)
+    files = named_files(options.values(), base_dir)
+    return fingerprint([code, *map(sha256_file, files)]) if files else code
 
 
 def _wants_seed(function: Function, options: dict[str, Any]) -> bool:
