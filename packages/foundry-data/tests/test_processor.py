@@ -20,10 +20,11 @@ from foundry_data.tokenizer_loading import load_tokenizer
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unsynced")]
 
 
-def experiment(*, tokenizer=None, **data):
+def experiment(*, tokenizer=None, steps=(), **data):
     data = {"source_corpus": "corpus.txt", "text_documents": "line", "batch_size": 2, "max_sequence_length": 16} | data
     return ExperimentConfig(
         experiment_name="test",
+        dataset_manipulation=steps,
         data=DataConfig(**data),
         tokenizer=TokenizerConfig(**({"vocab_size": 400} | (tokenizer or {}))),
         model=ModelConfig(
@@ -442,3 +443,31 @@ def test_a_tokenizer_of_another_size_is_refused_before_any_text_is_read(copy, pr
 
 def test_a_tokenizer_that_is_not_there_yet_is_left_to_the_preprocessing(copy):
     DataProcessor(experiment(tokenizer={"source": "later.model"}), copy).check_tokenizer_source()
+
+
+@pytest.mark.parametrize("test_corpus", [None, "held.txt"])
+def test_what_is_held_out_never_comes_back_through_the_replacement_corpus(copy, lines, test_corpus):
+    steps = ({"name": "sample", "fraction": 0.97},)
+    (copy / "pool.txt").write_text("\n".join([*lines, *(f"{line} again" for line in lines[:50])]))
+    config = experiment(replacement_corpus="pool.txt", test_fraction=0.2, steps=steps)
+    if test_corpus:
+        (copy / test_corpus).write_text("\n".join(lines[::10]))
+        (copy / "corpus.txt").write_text("\n".join(line for line in lines if line not in set(lines[::10])))
+        config = experiment(replacement_corpus="pool.txt", test_corpus=test_corpus, steps=steps)
+
+    prepared = DataProcessor(config, copy).preprocess()
+
+    train, test = (
+        {prepared.tokenizer.decode(store.document(i)) for i in range(store.manifest.documents)}
+        for store in (prepared.train, prepared.test)
+    )
+    assert test and train.isdisjoint(test)
+
+
+def test_tokens_that_are_unknown_are_warned_about(copy, caplog):
+    (copy / "corpus.txt").write_text("abc def\n" * 200 + "Ж\n")
+
+    tokenizer = {"vocab_size": 11, "byte_fallback": False, "model_type": "char", "character_coverage": 0.99}
+    DataProcessor(experiment(tokenizer=tokenizer, test_fraction=0.0), copy).preprocess()
+
+    assert "training tokens" in caplog.text and "are unknown to the tokenizer" in caplog.text

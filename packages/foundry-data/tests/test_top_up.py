@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from foundry_config.errors import DataError
 from foundry_data.documents import Document
-from foundry_data.top_up import TopUpReceipt, top_up
+from foundry_data.top_up import TopUpReceipt, WithoutTexts, top_up
 from foundry_data.words import count_words
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -48,7 +48,7 @@ def test_texts_of_the_corpus_and_copies_in_the_pool_are_not_drawn():
 
 
 def test_a_pool_that_is_too_small_is_refused_with_the_numbers():
-    with pytest.raises(DataError, match=r"replacement_corpus has 2 words that the corpus has not, but 900 are missing"):
+    with pytest.raises(DataError, match=r"replacement_corpus has 2 words that neither .* has, but 900 are missing"):
         list(top_up(CORPUS, [Document("two words")], 1000, seed=0))
     with pytest.raises(DataError, match="has 0 words"):
         list(top_up(CORPUS, [], 1000, seed=0))
@@ -85,3 +85,16 @@ def test_the_receipt_tells_what_was_added(tmp_path):
     assert (receipt.pool_documents, receipt.pool_words, receipt.pool_duplicates) == (400, words(POOL), 0)
     assert len(receipt.pairs) == 50
     assert all(pair.before is None for pair in receipt.pairs)
+
+
+def test_documents_whose_text_is_elsewhere_are_left_out_at_every_reading():
+    asked = []
+
+    def others():
+        asked.append(1)
+        return CORPUS[:10]
+
+    pool = WithoutTexts([*POOL, *CORPUS], others)
+
+    assert list(pool) == list(pool) == [*POOL, *CORPUS[10:]]
+    assert (pool.left_out, len(asked)) == (10, 1)

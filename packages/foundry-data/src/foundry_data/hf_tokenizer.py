@@ -43,6 +43,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._rust.no_truncation()
         self._rust.encode_special_tokens = True  # text that spells a special token stays text
         self._files = dict(files)
+        self._specials = dict(specials)
         self.vocab_size = max(rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.pad_id, self.unk_id, self.bos_id, self.eos_id = (
             rust.token_to_id(specials[name]) if name in specials else None for name in ("pad", "unk", "bos", "eos")
@@ -99,8 +100,17 @@ class HuggingFaceTokenizer(Tokenizer):
         return text.removeprefix("##").replace(SPACE, " ").encode()
 
     def save(self, folder: Path) -> None:
-        for name, content in self._files.items():
+        """Write the files as they were, but for what makes `AutoTokenizer` give the ids of this class."""
+        for name, content in (self._files | {TOKENIZER_CONFIG: self._exact_config()}).items():
             fs.write_atomic(folder / name, content)
+
+    def _exact_config(self) -> bytes:
+        """`tokenizer_config.json`, by which text that spells a special token is text in transformers too."""
+        config = msgspec.json.decode(self._files.get(TOKENIZER_CONFIG, b"{}"), type=dict[str, Any])
+        if not config:  # what `AutoTokenizer` would have to guess
+            config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+            config |= {f"{role}_token": text for role, text in self._specials.items()}
+        return msgspec.json.format(msgspec.json.encode(config | {"split_special_tokens": True}), indent=2) + b"\n"
 
 
 def load_hf_tokenizer(folder: Path) -> HuggingFaceTokenizer:

@@ -135,6 +135,7 @@ class DataProcessor:
             )
         held_out = None if test is None or part is not None else self._store("test", test, made.tokenizer)
         test_store = None if held_out is None else self._held_out(held_out, progress, force=force)
+        _warn_of_unknown_tokens(train_store)
         identity = fingerprint([train.identity, None if held_out is None else held_out.identity])
         report = {"source": self._reading(corpus)} | _report(train_store, test_store, made)
         return PreparedData(
@@ -289,6 +290,7 @@ class DataProcessor:
             data.num_workers,
             self.base_dir,
             None if data.replacement_corpus is None else self._corpus(data.replacement_corpus),
+            test,
             self._digests,
         )
         return corpus, ablate(train, self.prepared_dir, ablation, progress, force=force), test
@@ -304,9 +306,11 @@ class DataProcessor:
         if len(store):
             return store
         logger.warning(
-            "nothing is held out: none of the documents fell into the share data.test_fraction: %s; "
-            "data.text_documents: line makes more documents of a text file",
+            "nothing is held out: none of the documents fell into the share data.test_fraction: %s; %s",
             self.config.data.test_fraction,
+            "a larger share holds out some of them"
+            if self.config.data.text_documents == "line"
+            else "data.text_documents: line makes more documents of a text file",
         )
         return None
 
@@ -377,6 +381,16 @@ def _check_vocabulary(config: ExperimentConfig, tokenizer: Tokenizer) -> None:
         raise DataError(
             f"the tokenizer{place} has {size:,} entries, but the config says tokenizer.vocab_size: {wanted:,}; set it "
             f"to {size}"
+        )
+
+
+def _warn_of_unknown_tokens(store: ChunkStore) -> None:
+    unknown, tokens = store.manifest.unknown_tokens, store.manifest.tokens
+    if unknown:
+        logger.warning(
+            "%s of the %s training tokens (%.2g %%) are unknown to the tokenizer: the model learns nothing of what they"
+            " spell; tokenizer.byte_fallback: true, or another tokenizer, knows all text",
+            *(f"{unknown:,}", f"{tokens:,}", 100 * unknown / tokens),
         )
 
 

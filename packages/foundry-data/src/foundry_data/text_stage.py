@@ -4,6 +4,7 @@ Only experiments with steps have it. The held-out split is never ablated, so tha
 text.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +20,11 @@ from foundry_data.progress import Progress
 from foundry_data.readers import DocumentStream
 from foundry_data.splits import Corpus, Split, stage_folder
 from foundry_data.stages import building_lock, publish, start_building, storage_errors
+from foundry_data.top_up import WithoutTexts
 from foundry_data.transform_runner import run_manipulation
 from foundry_data.transforms import StepSpec, manipulation_fingerprint, steps_draw
+
+logger = logging.getLogger(__name__)
 
 TEXT_FILE = "documents.jsonl"
 CHECKSUM_FILE = "documents.sha256"  # as `sha256sum --check` reads it
@@ -36,6 +40,7 @@ class Ablation(NamedTuple):
     num_workers: int
     base_dir: Path
     replacement: Corpus | None
+    held_out: Split | None
     digests: DigestCache
 
 
@@ -65,7 +70,7 @@ def ablate(split: Split, prepared: Path, ablation: Ablation, progress: Progress,
         {
             "documents": split.fingerprint,
             "steps": manipulation_fingerprint(ablation.steps, seed=ablation.seed, base_dir=ablation.base_dir),
-            "replacement": None if replacement is None else replacement.fingerprint,
+            "replacement": None if replacement is None else _pool_fingerprint(replacement, ablation.held_out),
         }
     )
     folder = stage_folder(prepared, "text", identity)
@@ -82,7 +87,10 @@ def ablate(split: Split, prepared: Path, ablation: Ablation, progress: Progress,
 
 def _write_text(split: Split, folder: Path, ablation: Ablation, progress: Progress) -> None:
     building = start_building(folder)
+    held_out = ablation.held_out
     replacement = ablation.replacement
+    if replacement is not None and held_out is not None:  # what is measured on must not come back as training text
+        replacement = WithoutTexts(replacement, held_out.documents)
     documents = run_manipulation(
         _Reread(split),
         ablation.steps,
@@ -95,6 +103,15 @@ def _write_text(split: Split, folder: Path, ablation: Ablation, progress: Progre
     written = fs.write_new(building / TEXT_FILE, _json_lines(documents, split.expected_bytes(), progress))
     fs.write_new(building / CHECKSUM_FILE, [_checksum_line(written.sha256)])
     publish(building, folder)
+    if isinstance(replacement, WithoutTexts) and replacement.left_out:
+        logger.info(
+            "data.replacement_corpus: %s documents are held out for evaluation, so they were not drawn from",
+            f"{replacement.left_out:,}",
+        )
+
+
+def _pool_fingerprint(replacement: Corpus, held_out: Split | None) -> str:
+    return replacement.fingerprint if held_out is None else fingerprint([replacement.fingerprint, held_out.fingerprint])
 
 
 def _check_text(folder: Path, digests: DigestCache) -> None:

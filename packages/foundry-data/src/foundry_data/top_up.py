@@ -6,7 +6,8 @@
 
 A comparison of corpora says something about the ablation only if they have one size. Each document of the pool is drawn
 with the same chance, by the keyed hash of its text; texts that the corpus has already are not drawn, nor one twice. The
-pool should have gone through the same steps as the corpus, which `run_manipulation` sees to.
+pool should have gone through the same steps as the corpus, which `run_manipulation` sees to; and texts that are held
+out should not be in it, which `WithoutTexts` sees to.
 """
 
 from array import array
@@ -104,6 +105,32 @@ def top_up(
         write_receipt(receipts_dir, receipt, name=name)
 
 
+class WithoutTexts:
+    """A corpus without the documents whose text another one has, to be iterated over again and again."""
+
+    def __init__(self, documents: Iterable[Document], others: Callable[[], Iterable[Document]]) -> None:
+        """
+        Args:
+            documents: Read for each iteration, so not a generator.
+            others: Gives the documents whose texts are left out; asked once.
+        """
+        self.documents = documents
+        self.left_out = 0
+        """Documents that the latest iteration left out."""
+        self._others = others
+        self._keys: set[int] | None = None
+
+    def __iter__(self) -> Iterator[Document]:
+        if self._keys is None:
+            self._keys = {_key(document, 0) for document in self._others()}
+        self.left_out = 0
+        for document in self.documents:
+            if _key(document, 0) in self._keys:
+                self.left_out += 1
+            else:
+                yield document
+
+
 def _survey(pool: Iterable[Document], present: set[int], seed: int) -> _Pool:
     """Note the key and the words of every document that may be drawn."""
     keys, words, duplicates = array("Q"), array("Q"), 0
@@ -132,8 +159,8 @@ def _draw(pool: _Pool, missing_words: int) -> set[int]:
     if len(totals) == 0 or totals[-1] < missing_words:
         available = int(totals[-1]) if len(totals) else 0
         raise DataError(
-            f"data.replacement_corpus has {available:,} words that the corpus has not, but {missing_words:,} are "
-            "missing; name a larger replacement corpus"
+            f"data.replacement_corpus has {available:,} words that neither the corpus nor the held-out split has, but "
+            f"{missing_words:,} are missing; name a larger replacement corpus"
         )
     last = int(np.searchsorted(totals, missing_words))
     short_by = missing_words - (int(totals[last - 1]) if last else 0)
