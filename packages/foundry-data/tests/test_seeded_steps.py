@@ -82,6 +82,7 @@ def test_a_function_draws_if_it_takes_a_seed_and_a_program_never(tmp_path):
 def test_seeds_share_an_ablated_text_and_its_receipts_unless_something_draws(tmp_path):
     (tmp_path / "train.txt").write_text("\n".join(document.text for document in some_documents()))
     (tmp_path / "more.txt").write_text("\n".join(document.text[::-1] for document in some_documents()))
+    (tmp_path / "pool.txt").write_text("\n".join(f"{document.text[::-1]} more" for document in some_documents()))
 
     def prepared(seed, *steps, **data):
         config = ExperimentConfig(
@@ -108,7 +109,7 @@ def test_seeds_share_an_ablated_text_and_its_receipts_unless_something_draws(tmp
     shared = [prepared(seed, "lowercase") for seed in (1, 2)]
     drawn = [prepared(seed, "lowercase", {"name": "shuffle_words", "window": 3}) for seed in (1, 2)]
     topped_up = [
-        prepared(seed, {"name": "drop_words", "words": ["be"]}, replacement_corpus="more.txt") for seed in (1, 2)
+        prepared(seed, {"name": "drop_words", "words": ["be"]}, replacement_corpus="pool.txt") for seed in (1, 2)
     ]
 
     assert shared[0].receipts == shared[1].receipts
