@@ -148,8 +148,10 @@ def test_a_gate_is_refused_by_a_family_without_one(tiny_config, model_type, spel
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["granite", "phi3", "lfm2", "modernbert-decoder", "mixtral", "ernie4_5_moe"])
+@pytest.mark.parametrize(
+    "model_type", ["granite", "phi3", "lfm2", "modernbert-decoder", "mixtral", "ernie4_5_moe", "deepseek_v3"]
+)
 def test_a_gate_is_accepted_by_a_family_with_one_whatever_it_is_called(tiny_config, model_type):
-    config = tiny_config(architecture=f"hf:{model_type}", activation_function="SwiGLU")
+    config = tiny_config(architecture=f"hf:{model_type}", activation_function="SwiGLU", layers=4)
 
     assert create_model(config, device="meta").num_parameters() > 0

@@ -20,6 +20,7 @@ from foundry_model import (
     isolates_documents,
     supports_chunked_loss,
 )
+from foundry_model.cost import known_flops_per_token
 from foundry_model.model_request import model_request
 
 
@@ -62,6 +63,10 @@ class Own(nn.Module):
             raise KeyError("no such layer")
         if self.change == "undefined":
             logits = logits * float("nan")
+        if self.change == "draws":
+            logits = logits + torch.randn(logits.shape)
+        if self.change == "masks":
+            logits = (logits + logits.mean(1, keepdim=True)).index_fill(2, torch.tensor([0]), float("-inf"))
         return logits if self.change == "bare" else SimpleNamespace(logits=logits)
 
 
@@ -79,6 +84,38 @@ def own_failing(request: ModelRequest) -> nn.Module:
 
 def own_undefined(request: ModelRequest) -> nn.Module:
     return Own(request.vocab_size, "undefined")
+
+
+def own_drawing(request: ModelRequest) -> nn.Module:
+    return Own(request.vocab_size, "draws")
+
+
+def own_masking(request: ModelRequest) -> nn.Module:
+    """Sees all tokens, and gives no probability to one."""
+    return Own(request.vocab_size, "masks")
+
+
+class Placed(nn.Module):
+    """Positions first, tokens in a table of an unusual name, rows of one length only, and a config of its own."""
+
+    def __init__(self, request: ModelRequest) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(n_layer=1, n_head=2, block_size=request.positions)
+        self.places = nn.Embedding(request.positions, 8)
+        self.words = nn.Embedding(request.vocab_size, 8)
+        self.mix = nn.Parameter(torch.ones(request.positions, request.positions).tril() / request.positions)
+        self.out = nn.Linear(8, request.vocab_size)
+
+    def get_input_embeddings(self) -> nn.Module:
+        raise NotImplementedError
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        x = self.words(input_ids) + self.places.weight
+        return SimpleNamespace(logits=self.out(self.mix @ x))
+
+
+def own_placed(request: ModelRequest) -> nn.Module:
+    return Placed(request)
 
 
 def own_narrow(request: ModelRequest) -> nn.Module:
@@ -147,6 +184,7 @@ def test_a_function_that_returns_neither_blueprint_nor_module_is_refused(tiny_co
         ("own_bare", r"'own:own_bare' gives a Tensor; its output must have .logits of shape \[1, 32, 1000\]"),
         ("own_failing", r"'own:own_failing' does not run on 32 token ids alone: KeyError: 'no such layer'"),
         ("own_undefined", r"'own:own_undefined' gives logits that are no numbers \(NaN\)"),
+        ("own_masking", r"'own:own_masking' is not causal"),
         ("own_narrow", r"'own:own_narrow' gives logits of shape \[1, 32, 50\] where \[1, 32, 1000\] is needed"),
         ("own_encoder", r"'own:own_encoder' is not causal"),
     ],
@@ -169,6 +207,25 @@ def test_a_users_module_without_a_config_is_built_probed_and_estimated(tiny_conf
     assert model.training and not isolates_documents(model) and not supports_chunked_loss(model)
     assert estimate_memory(config).weights == weights
     assert estimate_memory(config).total > 4 * weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["own_drawing", "own_placed"])
+def test_a_users_model_need_not_look_like_one_of_transformers(tiny_config, monkeypatch, function):
+    monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
+    config = tiny_config(architecture=f"own:{function}")
+
+    model = create_model(config)
+
+    assert "own" in model.foundry_attention
+    assert known_flops_per_token(model, 32) is None and known_flops_per_token(config, 32) is None
+    assert estimate_memory(config, chunked_loss=True).weights == 4 * count_parameters(model).total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["opt", "gpt_neo"])
+def test_a_family_is_built_for_rows_of_a_few_tokens(tiny_config, model_type):
+    assert create_model(tiny_config(architecture=f"hf:{model_type}", length=8)).foundry_out_of_reach == frozenset()
 
 
 @pytest.mark.parametrize("architecture", ["mamba", "rwkv", "hf:mamba"])

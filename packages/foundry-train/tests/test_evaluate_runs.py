@@ -118,6 +118,14 @@ def test_a_checkpoint_of_a_model_that_a_function_built_says_why_it_cannot_be_use
         find_models(checkpoint)
 
 
+def test_a_checkpoint_that_lost_its_config_says_that(make_run):
+    checkpoint = make_run() / "checkpoints" / "step-00000004"
+    (checkpoint / "config.json").unlink()
+
+    with pytest.raises(CheckpointError, match=r"cannot be used, since config.json is missing"):
+        find_models(checkpoint)
+
+
 def test_texts_start_from_eos_where_training_ended_documents_by_it(make_run):
     (model,), _ = find_models(make_run())
 

@@ -97,6 +97,8 @@ def array(step, shape): return numpy.float32(0.5)
 def wild(step, shape): return 2.0
 def nothing(step, shape): return None
 def several(step, shape): return torch.ones(2)
+def text(step, shape): return "0.5"
+def huge(step, shape): return 10**400
 def undefined(step, shape): return float("nan")
 def raises(step, shape): return 1 / (shape.total_steps - 1 - step)
 def of_two_steps(step): return 0.5
@@ -122,8 +124,10 @@ def test_own_schedule_is_imported_by_name_and_gives_plain_numbers(own, function)
         ("wild", "returned 2.0 for step 10; it must be between 0 and 1"),
         ("nothing", "returned None for step 10; it must be between 0 and 1"),
         ("several", "returned tensor.* must be between 0 and 1"),
+        ("text", "returned '0.5' for step 10; it must be between 0 and 1"),
+        ("huge", "returned 1000"),
         ("undefined", "returned nan for step 10"),
-        ("raises", r"raised ZeroDivisionError: division by zero \(my_rates.py, line 12\)"),
+        ("raises", r"raised ZeroDivisionError: division by zero \(my_rates.py, line 14\)"),
         ("of_two_steps", "raised TypeError: of_two_steps.. takes 1 positional argument"),
     ],
 )

@@ -171,6 +171,7 @@ def pair(model, training, device): return (plain(model, training, device),)
 def numbers(model, training, device): return [1, 2]
 def nothing(model, training, device): return None
 def empty(model, training, device): return []
+def array(model, training, device): return torch.ones(3).numpy()
 def raises(model, training, device): return model.no_such_layer
 def wrong_setting(model, training, device): return torch.optim.SGD(model.parameters(), lr=-1.0)
 def searches(model, training, device): return torch.optim.LBFGS(model.parameters())
@@ -201,9 +202,10 @@ def test_own_optimizer_is_imported_by_name(own, caplog, function):
     [
         ("numbers", r"'my_optimizers:numbers' must return a torch\.optim\.Optimizer or a list of them; .* \[1, 2\]"),
         ("nothing", r"must return a torch\.optim\.Optimizer .* it returned None"),
+        ("array", r"must return a torch\.optim\.Optimizer .* it returned array"),
         ("empty", r"must return a torch\.optim\.Optimizer .* it returned an empty list"),
-        ("raises", r"raised AttributeError: .*no_such_layer.* \(my_optimizers.py, line 9\)"),
-        ("wrong_setting", r"raised ValueError: Invalid learning rate: -1.0 \(my_optimizers.py, line 10\)"),
+        ("raises", r"raised AttributeError: .*no_such_layer.* \(my_optimizers.py, line 10\)"),
+        ("wrong_setting", r"raised ValueError: Invalid learning rate: -1.0 \(my_optimizers.py, line 11\)"),
         ("searches", r"'my_optimizers:searches': LBFGS wants to compute the loss itself"),
         ("elsewhere", r"holds no parameter of the model"),
     ],

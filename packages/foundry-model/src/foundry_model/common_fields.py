@@ -45,14 +45,18 @@ def by_model_type(model_type: str, request: ModelRequest, extra: Mapping[str, An
     problems += unfit
     if problems:
         raise ConfigError("\n".join(problems))
-    if not _targets(cls, names, "activation_function"):
+    return Blueprint(model_type, fields, published)
+
+
+def warn_of_own_activation(model_type: str, wanted: str) -> None:
+    """Say so if the family computes with an activation of its own, whatever is asked for."""
+    cls = config_class(model_type)
+    if not _targets(cls, known_fields(cls), "activation_function"):
         logger.warning(
             "model.activation_function: the config of %r has no field for it, so %r has no effect; the family computes"
             " with an activation of its own",
-            model_type,
-            request.model.activation_function,
+            *(model_type, wanted),
         )
-    return Blueprint(model_type, fields, published)
 
 
 class _Wish(NamedTuple):

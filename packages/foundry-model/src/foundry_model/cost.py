@@ -20,7 +20,7 @@ from foundry_config.errors import ConfigError
 from foundry_config.names import FAMILY
 from foundry_config.schema import ExperimentConfig
 from foundry_model.blueprints import SpecialIds
-from foundry_model.factory import assemble_model, create_model
+from foundry_model.factory import assemble_model
 from foundry_model.reach import out_of_reach
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,8 @@ def flops_per_token(model: nn.Module | ExperimentConfig, sequence_length: int) -
     """Return the operations that training on one token takes, forward and backward.
 
     Args:
-        model: A model, or an experiment, whose model is then shaped without memory.
+        model: A model, or an experiment, whose model is then shaped without memory. Of a model on `meta` all parts are
+            counted, since only a run tells which ones text reaches.
         sequence_length: T, the number of positions that attention looks at. [tokens]
 
     Raises:
@@ -70,7 +71,7 @@ def flops_per_token(model: nn.Module | ExperimentConfig, sequence_length: int) -
 
 def _shaped(config: ExperimentConfig) -> Any:
     """The model of an experiment without memory, with what text does not reach in it."""
-    model = create_model(config, device="meta")
+    model = assemble_model(config, device="meta")
     model.foundry_out_of_reach = out_of_reach_of(config)
     return model
 
@@ -90,7 +91,8 @@ def out_of_reach_of(
 
     try:
         with FakeTensorMode():
-            return out_of_reach(assemble_model(config, vocab_size=vocab_size, special_ids=special_ids))
+            model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids)
+            return out_of_reach(model, length=min(16, config.data.max_sequence_length), vocab_size=vocab_size)
     except ConfigError:
         raise
     except Exception as error:  # a family may look at numbers, which fake tensors do not have
@@ -102,7 +104,8 @@ def out_of_reach_of(
 def known_flops_per_token(model: nn.Module | ExperimentConfig, sequence_length: int) -> float | None:
     """As `flops_per_token`; None for a user's own module, which says nothing about its layers."""
     shaped = _shaped(model) if isinstance(model, ExperimentConfig) else model
-    return flops_per_token(shaped, sequence_length) if hasattr(shaped, "config") else None
+    known = hasattr(getattr(shaped, "config", None), "num_hidden_layers")
+    return flops_per_token(shaped, sequence_length) if known else None
 
 
 def output_projection(model: nn.Module) -> nn.Module | None:

@@ -7,7 +7,6 @@ every device.
 """
 
 import logging
-from collections import Counter
 from typing import Any
 
 import torch
@@ -17,17 +16,17 @@ from foundry_config.errors import ConfigError
 from foundry_config.lookup import pick, users_code
 from foundry_config.names import FAMILY, is_reference
 from foundry_config.schema import ExperimentConfig
+from foundry_config.shapes import is_list
 from foundry_model.activations import no_gate, wants_gate
 from foundry_model.architectures import ARCHITECTURES
 from foundry_model.attention import best_attention, resolve_attention
 from foundry_model.blueprints import Blueprint, ModelRequest, SpecialIds
-from foundry_model.common_fields import by_model_type
+from foundry_model.common_fields import by_model_type, warn_of_own_activation
 from foundry_model.hf_families import family_config, model_class, open_values
 from foundry_model.honoured import check_causal, check_tying
 from foundry_model.initialization import INITS
 from foundry_model.model_request import model_request
 from foundry_model.out_of_memory import is_out_of_memory
-from foundry_model.reach import out_of_reach
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +58,14 @@ def create_model(
     """
     model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids, device=device)
     name = config.model.architecture
-    if name.startswith(FAMILY) and wants_gate(config.model.activation_function):
-        _check_gate(config)
+    if name.startswith(FAMILY):
+        warn_of_own_activation(name.removeprefix(FAMILY), config.model.activation_function)
+        if wants_gate(config.model.activation_function):
+            _check_gate(config)
     if (name.startswith(FAMILY) or is_reference(name)) and not next(model.parameters()).is_meta:
         request = model_request(config, vocab_size=vocab_size, special_ids=special_ids)
-        check_causal(model, name, vocab_size=request.vocab_size, length=request.positions)
-        model.foundry_out_of_reach = out_of_reach(model)
+        left = check_causal(model, name, vocab_size=request.vocab_size, length=request.positions)
+        model.foundry_out_of_reach = left
         if model.foundry_out_of_reach:
             logger.warning("%s", _told_out_of_reach(model, name))
     return model
@@ -73,26 +74,25 @@ def create_model(
 def _check_gate(config: ExperimentConfig) -> None:
     """Make sure that a family of transformers has a gate, which no config of theirs tells.
 
-    A unit of a plain feed-forward layer has two weights for each unit of the hidden state, one of a gated layer three.
+    With twice as wide a feed-forward layer, as many weights come in that make its units as take them back to the hidden
+    state, where it is plain; with a gate, twice as many make them.
 
     Raises:
         ConfigError: It has none, and would compute with the bare activation.
     """
     model = config.model
     wide = replace(config, model=replace(model, intermediate_hidden_size=2 * model.intermediate_hidden_size))
-    few, many = (_sizes_of_layers(_shape_only(plan, model_class(plan))) for plan in map(model_plan, (config, wide)))
-    unit = model.hidden_size * model.intermediate_hidden_size
-    weights = {round((many[layer] - size) / unit) for layer, size in few.items()}
-    if 2 in weights and 3 not in weights:  # layers of experts have multiples of either
+    few, many = (_matrices(_shape_only(plan, model_class(plan))) for plan in map(model_plan, (config, wide)))
+    grown = [0, 0]  # weights that came in with more rows, and with more columns
+    for name, shape in few.items():
+        for axis in (0, 1):
+            grown[axis] += (many[name].numel() - shape.numel()) * (many[name][axis - 2] > shape[axis - 2])
+    if min(grown) > 0 and max(grown) / min(grown) < 1.5:
         raise no_gate(model.activation_function, model.architecture)
 
 
-def _sizes_of_layers(model: torch.nn.Module) -> Counter[str]:
-    """Numbers of parameters by the first number in their names, which is the layer's."""
-    sizes: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        sizes[next(filter(str.isdecimal, name.split(".")), "")] += parameter.numel()
-    return sizes
+def _matrices(model: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in model.named_parameters() if parameter.dim() >= 2}
 
 
 def _told_out_of_reach(model: Any, name: str) -> str:
@@ -164,7 +164,12 @@ def build(family_settings: Any, attention: str) -> Any:
 
 def with_layers(config: ExperimentConfig, layers: int) -> ExperimentConfig:
     """Return a copy of the experiment whose model has that many layers."""
-    extra = {name: value for name, value in config.model.extra.items() if name not in _PER_LAYER}
+    per_layer = config.model.layers
+    extra = {
+        name: value
+        for name, value in config.model.extra.items()
+        if name not in _PER_LAYER and not (is_list(value) and len(value) == per_layer)
+    }
     return replace(config, model=replace(config.model, layers=layers, extra=extra))
 
 

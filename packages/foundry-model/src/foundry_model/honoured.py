@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from foundry_config.errors import ConfigError
+from foundry_config.names import FAMILY
 from foundry_model.loss import call_on_tokens, embedded_ids, probe_ids
-from foundry_model.modes import evaluating
+from foundry_model.modes import evaluating, fixed_chance
 from foundry_model.out_of_memory import is_out_of_memory
+from foundry_model.reach import out_of_reach
 
 
 def check_tying(model: Any, *, wanted: bool) -> Any:
@@ -33,7 +35,7 @@ def check_tying(model: Any, *, wanted: bool) -> Any:
     )
 
 
-def check_causal(model: Any, architecture: str, *, vocab_size: int, length: int) -> None:
+def check_causal(model: Any, architecture: str, *, vocab_size: int, length: int) -> frozenset[str]:
     """Run the model once over as many tokens as it is built for, and once with other tokens at the end.
 
     Args:
@@ -41,6 +43,9 @@ def check_causal(model: Any, architecture: str, *, vocab_size: int, length: int)
         architecture: Named in messages.
         vocab_size: Ids that there will be. [tokens]
         length: Positions that were asked for, run over where its config names no more. [tokens]
+
+    Returns:
+        Names of the parameters that text does not reach.
 
     Raises:
         ConfigError: It cannot be run on token ids alone, gives no logits for them, or what it predicts depends on later
@@ -56,6 +61,9 @@ def check_causal(model: Any, architecture: str, *, vocab_size: int, length: int)
     positions = min(built_for, _LONGEST)
     try:
         leaks = sees_later_tokens(model, length=positions, vocab_size=vocab_size)
+        # what a user wrote may take rows of one length only
+        enough = min(positions, _ENOUGH) if architecture.startswith(FAMILY) else positions
+        left = out_of_reach(model, length=enough, vocab_size=vocab_size)
     except ConfigError as error:
         raise ConfigError(f"model.architecture: {architecture!r} {error}") from None
     except Exception as error:
@@ -70,6 +78,7 @@ def check_causal(model: Any, architecture: str, *, vocab_size: int, length: int)
             f"model.architecture: {architecture!r} is not causal: what it predicts depends on later tokens, so its loss"
             " would mean nothing"
         )
+    return left
 
 
 def sees_later_tokens(model: Any, *, vocab_size: int | None = None, length: int = 16) -> bool:
@@ -85,20 +94,26 @@ def sees_later_tokens(model: Any, *, vocab_size: int | None = None, length: int 
     Raises:
         ConfigError: The output has no logits [B, T, V or more], or some that are NaN.
     """
-    with evaluating(model), torch.random.fork_rng(devices=[]):
-        vocab_size = vocab_size or embedded_ids(model)
-        ids = probe_ids(model, length=length) % vocab_size  # [1, T]
-        others = ids.clone()
-        half = length // 2
-        others[:, half:] = (ids[:, half:] + 1) % vocab_size
+    vocab_size = vocab_size or embedded_ids(model)
+    ids = probe_ids(model, length=length, vocab_size=vocab_size)  # [1, T]
+    others = ids.clone()
+    half = length // 2
+    others[:, half:] = (ids[:, half:] + 1) % vocab_size
+    others[:, -1] = vocab_size - 1  # which a table that is too small does not have
+    with evaluating(model):
         first, second = (_checked_logits(model, each, vocab_size)[:, :half].float() for each in (ids, others))
+    if not torch.equal(first.isfinite(), second.isfinite()):
+        return True
+    first, second = (logits[logits.isfinite()] for logits in (first, second))
     # where tokens are sorted by expert, other neighbours round a product differently
     share = 1e-4 if next(model.parameters()).dtype == torch.float32 else 3e-2
-    return not torch.allclose(first, second, rtol=share, atol=share * float(first.abs().max()))
+    largest = float(first.abs().max()) if len(first) else 0.0
+    return not torch.allclose(first, second, rtol=share, atol=share * largest)
 
 
 def _checked_logits(model: Any, ids: Tensor, vocab_size: int) -> Tensor:
-    output = call_on_tokens(model, ids)
+    with fixed_chance(model):
+        output = call_on_tokens(model, ids)
     logits = getattr(output, "logits", None)
     wanted = f"[{len(ids)}, {ids.shape[1]}, {vocab_size}]"
     if not isinstance(logits, Tensor):
@@ -110,4 +125,5 @@ def _checked_logits(model: Any, ids: Tensor, vocab_size: int) -> Tensor:
     return logits
 
 
+_ENOUGH = 16  # tokens, to see which parts of a family are called
 _LONGEST = 1024

@@ -223,18 +223,21 @@ def _call_arguments(
     return arguments
 
 
-def probe_ids(model: Any, *, length: int) -> Tensor:
+def probe_ids(model: Any, *, length: int, vocab_size: int | None = None) -> Tensor:
     """A fixed row of token ids that uses no random generator. [1, length]"""
     ids = torch.arange(3, 3 + length, device=next(model.parameters()).device) * 7 + 1
-    return (ids % embedded_ids(model))[None]
+    embedded = embedded_ids(model)
+    return (ids % (embedded if vocab_size is None else min(vocab_size, embedded)))[None]
 
 
 def embedded_ids(model: Any) -> int:
-    """Ids that a model has an embedding for. [tokens]"""
+    """Ids that a model certainly has an embedding for, where it does not say which of its tables they are in."""
     find = getattr(model, "get_input_embeddings", None)
-    tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
-    table = find() if find is not None else next(tables, None)
-    return _FEW_IDS if table is None else table.weight.shape[0]
+    with contextlib.suppress(NotImplementedError):  # a table of an unusual name
+        if find is not None:
+            return find().weight.shape[0]
+    tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
+    return min(tables, default=_FEW_IDS)
 
 
 _FEW_IDS = 8  # of a model without a table of embeddings; every vocabulary has so many

@@ -22,7 +22,7 @@ from foundry_config.schema import ExperimentConfig
 from foundry_model.blueprints import SpecialIds
 from foundry_model.cost import out_of_reach_of, output_projection
 from foundry_model.cross_entropy import piece_rows
-from foundry_model.factory import assemble_model, create_model, with_layers
+from foundry_model.factory import assemble_model, with_layers
 from foundry_model.loss import token_logits
 
 
@@ -67,7 +67,7 @@ def estimate_memory(
     training = config.training
     batch = micro_batch or _configured_micro_batch(config, world_size)
     chunked = training.chunked_loss == "on" if chunked_loss is None else chunked_loss
-    model = create_model(config, vocab_size=vocab_size, special_ids=special_ids, device="meta")
+    model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids, device="meta")
     left = out_of_reach_of(config, vocab_size=vocab_size, special_ids=special_ids)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     gradients = 4 * sum(size for name, size in sizes.items() if name not in left)
@@ -95,8 +95,6 @@ def _kept_bytes(config: ExperimentConfig, batch: int, vocab_size: int, special_i
         two, three = (
             _kept_by_layers(with_layers(config, layers), batch, measured, vocab_size, special_ids) for layers in (2, 3)
         )
-    except ConfigError:
-        raise
     except Exception as error:  # a family or a user's model may look at numbers, which fake tensors do not have
         raise ConfigError(
             f"the memory of architecture {config.model.architecture!r} cannot be estimated with PyTorch"
@@ -146,8 +144,8 @@ def _kept_by_layers(
 def _logits_bytes(config: ExperimentConfig, model: Any, batch: int, vocab_size: int, chunked: bool) -> int:
     rows = batch * config.data.max_sequence_length
     piece = min(rows, piece_rows(vocab_size, "cpu", headless=chunked)) * vocab_size
-    if chunked:  # a piece and its exponentials in fp32, and the gradient of the output projection
-        head: Any = output_projection(model)
+    head: Any = output_projection(model)
+    if chunked and head is not None:  # a piece and its exponentials in fp32, and the gradient of the output projection
         return 8 * piece + 4 * head.weight.numel()
     width = _bytes_per_value(config)
     logits = rows * vocab_size * width

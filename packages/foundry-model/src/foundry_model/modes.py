@@ -8,6 +8,15 @@ from torch import nn
 
 
 @contextmanager
+def fixed_chance(model: nn.Module) -> Iterator[None]:
+    """Inside, a model that draws random numbers draws the same each time; afterwards the generators are as before."""
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module has the mode it had before."""
     modes = [(module, module.training) for module in model.modules()]

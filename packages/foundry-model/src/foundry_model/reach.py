@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from foundry_model.loss import call_on_tokens, probe_ids
-from foundry_model.modes import evaluating
+from foundry_model.modes import evaluating, fixed_chance
 
 
-def out_of_reach(model: nn.Module, *, length: int = 16) -> frozenset[str]:
+def out_of_reach(model: nn.Module, *, length: int, vocab_size: int | None = None) -> frozenset[str]:
     """Name the trainable parameters that take no part in what the model says about a row of tokens.
 
     Changes neither weights, nor modes, nor the state of any random generator. Where every module is called, it costs
@@ -24,6 +24,7 @@ def out_of_reach(model: nn.Module, *, length: int = 16) -> frozenset[str]:
     Args:
         model: On a device (not `meta`), or of fake tensors; without gradients.
         length: T, tokens to run over.
+        vocab_size: Ids that there are. Default: as many as the model has embeddings. [tokens]
     """
     called: set[str] = set()
 
@@ -32,8 +33,8 @@ def out_of_reach(model: nn.Module, *, length: int = 16) -> frozenset[str]:
 
     hooks = [module.register_forward_pre_hook(note(name)) for name, module in model.named_modules()]
     try:
-        with evaluating(model), torch.random.fork_rng(devices=[]):
-            ids = probe_ids(model, length=length)  # [1, T]
+        with evaluating(model), fixed_chance(model):
+            ids = probe_ids(model, length=length, vocab_size=vocab_size)  # [1, T]
             call_on_tokens(model, ids)
             uncalled = [name for name, _ in _own_parameters(model) if name.rpartition(".")[0] not in called]
             return frozenset(_without_gradient(model, ids, uncalled)) if uncalled else frozenset()

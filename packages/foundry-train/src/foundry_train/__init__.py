@@ -45,20 +45,10 @@ __getattr__, __dir__ = later(
     __name__,
     {
         "checkpointing": ("CheckpointManager",),
-        "hooks": (
-            "Hook",
-            "Moment",
-            "StepRecord",
-        ),
-        "progress": (
-            "PlainReporter",
-            "Reporter",
-        ),
+        "hooks": ("Hook", "Moment", "StepRecord"),
+        "progress": ("PlainReporter", "Reporter"),
         "run_dir": ("RunDirectory",),
-        "signals": (
-            "StopSignals",
-            "Stopped",
-        ),
+        "signals": ("StopSignals", "Stopped"),
         "state": ("TrainState",),
         "trainer": ("Trainer",),
         "summary": ("TrainingSummary",),

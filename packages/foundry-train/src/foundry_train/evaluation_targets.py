@@ -6,6 +6,7 @@ find_models(Path("runs/a"), "best")           the one with the lowest loss on th
 find_models(Path("gpt2"), "latest")           a folder that transformers wrote
 """
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
@@ -107,7 +108,9 @@ def is_run(folder: Path) -> bool:
 
 def _why_no_model(folder: Path) -> str:
     """What is wrong with a folder that has no config.json."""
-    if (folder / MANIFEST_NAME).is_file():
+    with contextlib.suppress(ManifestError):
+        if "config.json" in read_manifest(folder).files:
+            return "cannot be used, since config.json is missing"
         return (
             "holds no config.json: a function of one's own built its model, not transformers, so nothing but that "
             "function can load it; its run measures it while it trains (section evaluation of the config)"

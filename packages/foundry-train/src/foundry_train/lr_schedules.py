@@ -70,8 +70,8 @@ def learning_rate_function(name: str, shape: LrShape) -> Callable[[int], float]:
 def _checked(share: object, name: str, step: int) -> float:
     """Return a share as a plain number, whatever numeric type a schedule computes with."""
     try:
-        value = float(share)  # pyright: ignore[reportArgumentType] - that is the question
-    except (TypeError, ValueError, RuntimeError):  # the last of a tensor with several numbers
+        value = math.nan if isinstance(share, str) else float(share)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last of a tensor with several numbers
         value = math.nan
     if not 0.0 <= value <= 1.0:
         raise ConfigError(f"lr_schedule {name!r} returned {share!r} for step {step}; it must be between 0 and 1")

@@ -90,7 +90,7 @@ def make_optimizer(model: nn.Module, training: TrainingConfig, device: torch.dev
         raise ConfigError(f"optimizer {name!r} refused its settings: {error}") from error
     optimizers = [built] if isinstance(built, torch.optim.Optimizer) or not isinstance(built, Sequence) else [*built]
     if not optimizers or not all(isinstance(optimizer, torch.optim.Optimizer) for optimizer in optimizers):
-        found = "an empty list" if built in ([], ()) else f"{built!r:.60}"
+        found = f"{built!r:.60}" if optimizers else "an empty list"
         raise ConfigError(
             f"optimizer {name!r} must return a torch.optim.Optimizer or a list of them; it returned {found}"
         )

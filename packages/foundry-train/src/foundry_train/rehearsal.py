@@ -21,7 +21,7 @@ from foundry_model.pair_files import find_pair_files, read_pair_file
 from foundry_train.compilation import wants_compile
 from foundry_train.devices import get_device
 from foundry_train.distributed import World
-from foundry_train.lr_schedules import LR_SCHEDULES
+from foundry_train.lr_schedules import LrShape, learning_rate_function
 from foundry_train.matrix import Cell
 from foundry_train.micro_batch import first_micro_batch
 from foundry_train.model_setup import prepare_for_training
@@ -32,6 +32,7 @@ from foundry_train.sinks import sink_factories
 
 LAYERS = 2  # rwkv cannot be built with fewer
 VOCABULARY = 256
+SOME_STEPS = 1000
 
 
 def rehearse(config: ExperimentConfig, paths: ExperimentPaths, world: World, *, resumes: bool = False) -> None:
@@ -48,7 +49,7 @@ def rehearse(config: ExperimentConfig, paths: ExperimentPaths, world: World, *, 
         DataError: Minimal pairs that cannot be scored.
     """
     sink_factories(config.logging)
-    pick(config.training.lr_schedule, LR_SCHEDULES, kind="lr_schedule")
+    _try_schedule(config)
     if resumes:
         return
     for path in find_pair_files([str(paths.resolve(path)) for path in config.evaluation.minimal_pairs]):
@@ -57,6 +58,22 @@ def rehearse(config: ExperimentConfig, paths: ExperimentPaths, world: World, *, 
         make_precision(config.training.precision, world.device, bf16_params=config.training.bf16_params)
         wants_compile(config.training.compile, world.device, None)
         _check_model(config, world)
+
+
+def _try_schedule(config: ExperimentConfig) -> None:
+    """Ask the schedule for rates of a run of some length; how long it will be is known with its data."""
+    training = config.training
+    total = training.train_steps or SOME_STEPS
+    warmup = training.warmup_steps if training.warmup_steps is not None else int((training.warmup_ratio or 0) * total)
+    shape = LrShape(
+        peak=training.learning_rate,
+        total_steps=total,
+        warmup_steps=min(warmup, total),
+        min_ratio=training.min_lr_ratio,
+        decay_ratio=training.decay_ratio,
+        power=training.lr_power,
+    )
+    learning_rate_function(training.lr_schedule, shape)
 
 
 def rehearse_matrix(cells: Sequence[Cell], base_dir: Path) -> None:

@@ -203,7 +203,7 @@ class RunDirectory:
             Whether there was something to put back.
         """
         has_trained = self.attempt > 1
-        if not has_trained or self._began or not (refused or self._found.get("phase") == "done"):
+        if not self._found or not has_trained or self._began or not (refused or self._found.get("phase") == "done"):
             return False
         self._status = dict(self._found)
         self._write_for_people("status.json", canonical_bytes(self._status) + b"\n")
