@@ -351,3 +351,21 @@ def test_fingerprints_are_compared_component_by_component() -> None:
         "threads: 2 -> None",
         "torch: 2.14 -> 2.15",
     ]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_state_is_put_back_only_where_there_was_one(tmp_path, lost):
+    run = made(tmp_path / "run")
+    with RunDirectory.open(run, CONFIG) as directory:
+        directory.update_status(phase="done")
+    before = json.loads((run / "status.json").read_bytes())
+    if lost:
+        (run / "status.json").unlink()
+
+    with RunDirectory.open(run, CONFIG) as directory:
+        directory.update_status(phase="preparing")
+        restored = directory.restore_status(refused=True)
+
+    after = json.loads((run / "status.json").read_bytes())
+    assert restored is not lost
+    assert after["phase"] == "preparing" if lost else after == before
