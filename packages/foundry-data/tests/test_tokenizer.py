@@ -290,3 +290,14 @@ def test_a_foreign_folder_is_saved_so_that_auto_tokenizer_gives_the_same_ids(tmp
         assert auto(text, add_special_tokens=False)["input_ids"] == ids == list(again.encode(text))
     assert again.fingerprint == tokenizer.fingerprint
     assert again.eos_id == tokenizer.eos_id
+
+
+def test_places_beside_a_tokenizer_say_which_one_to_name(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+
+    with pytest.raises(DataError, match=f"name its folder: {tmp_path}"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(DataError, match="is a run, and its tokenizer lies in its checkpoints"):
+        load_tokenizer(tmp_path / "run")

@@ -45,7 +45,7 @@ from foundry_data.stages import remove_trash, storage_errors
 from foundry_data.stats import document_lengths, row_counts, row_texts, store_counts
 from foundry_data.store import ChunkStore
 from foundry_data.store_build import Part, build_store_from_ids
-from foundry_data.store_stage import SplitStore, StoreStage, join_parts, make_store, open_checked
+from foundry_data.store_stage import SplitStore, StoreStage, join_parts, make_store, open_checked, warn_of_unknown
 from foundry_data.text_stage import Ablated, Ablation, ablate
 from foundry_data.tokenized_dataset import (
     TokenizedSplits,
@@ -135,7 +135,7 @@ class DataProcessor:
             )
         held_out = None if test is None or part is not None else self._store("test", test, made.tokenizer)
         test_store = None if held_out is None else self._held_out(held_out, progress, force=force)
-        _warn_of_unknown_tokens(train_store)
+        warn_of_unknown(train_store)
         identity = fingerprint([train.identity, None if held_out is None else held_out.identity])
         report = {"source": self._reading(corpus)} | _report(train_store, test_store, made)
         return PreparedData(
@@ -381,16 +381,6 @@ def _check_vocabulary(config: ExperimentConfig, tokenizer: Tokenizer) -> None:
         raise DataError(
             f"the tokenizer{place} has {size:,} entries, but the config says tokenizer.vocab_size: {wanted:,}; set it "
             f"to {size}"
-        )
-
-
-def _warn_of_unknown_tokens(store: ChunkStore) -> None:
-    unknown, tokens = store.manifest.unknown_tokens, store.manifest.tokens
-    if unknown:
-        logger.warning(
-            "%s of the %s training tokens (%.2g %%) are unknown to the tokenizer: the model learns nothing of what they"
-            " spell; tokenizer.byte_fallback: true, or another tokenizer, knows all text",
-            *(f"{unknown:,}", f"{tokens:,}", 100 * unknown / tokens),
         )
 
 

@@ -1,5 +1,6 @@
 """The stages `train-<fingerprint>/` and `test-<fingerprint>/`: a split as a token store, whole or made in parts."""
 
+import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from foundry_data.store_format import MANIFEST
 from foundry_data.tokenizer import Tokenizer
 
 ANNOUNCED_BYTES = 2**30  # a smaller store is read within a second or two
+
+logger = logging.getLogger(__name__)
 
 
 class StoreStage(NamedTuple):
@@ -81,6 +84,17 @@ def make_store(wanted: SplitStore, progress: Progress, *, part: Part | None = No
         replace=force,
         progress=lambda done: progress(f"tokenizing {wanted.name}", done, expected),
     )
+
+
+def warn_of_unknown(store: ChunkStore) -> None:
+    """Say so if the tokenizer does not know all of the text that was made into `store`."""
+    unknown, tokens = store.manifest.unknown_tokens, store.manifest.tokens
+    if unknown:
+        logger.warning(
+            "%s of the %s training tokens (%.2g %%) are unknown to the tokenizer: the model learns nothing of what they"
+            " spell; tokenizer.byte_fallback: true, or another tokenizer, knows all text",
+            *(f"{unknown:,}", f"{tokens:,}", 100 * unknown / tokens),
+        )
 
 
 def open_checked(folder: Path, digests: DigestCache, progress: Progress) -> ChunkStore:

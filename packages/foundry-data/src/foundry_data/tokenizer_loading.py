@@ -22,6 +22,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         DataError: There is none, or it is damaged; the message says what was looked for.
     """
     place = Path(path)
+    if place.name == TOKENIZER_JSON and place.is_file():
+        raise DataError(f"{place} is one of several files of a tokenizer; name its folder: {place.parent}")
     if place.is_file():
         return SentencePieceTokenizer(place.read_bytes(), name=str(place))
     if not place.is_dir():
@@ -36,6 +38,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         return load_hf_tokenizer(place)
     if model.is_file():
         return SentencePieceTokenizer(model.read_bytes(), name=str(model))
+    if (place / "run.json").is_file():
+        raise DataError(f"{place} is a run, and its tokenizer lies in its checkpoints; name one of {place}/checkpoints")
     found = ", ".join(sorted(entry.name for entry in place.iterdir())[:8]) or "nothing"
     raise DataError(
         f"{place} holds no tokenizer: neither {TOKENIZER_JSON} nor {MODEL} (found: {found}); "

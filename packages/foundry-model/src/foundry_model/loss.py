@@ -233,7 +233,7 @@ def probe_ids(model: Any, *, length: int, vocab_size: int | None = None) -> Tens
 def embedded_ids(model: Any) -> int:
     """Ids that a model certainly has an embedding for, where it does not say which of its tables they are in."""
     find = getattr(model, "get_input_embeddings", None)
-    with contextlib.suppress(NotImplementedError):  # a table of an unusual name
+    with contextlib.suppress(RuntimeError):  # how transformers says that the table has an unusual name
         if find is not None:
             return find().weight.shape[0]
     tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]

@@ -38,6 +38,9 @@ CorpusOption = Annotated[str | None, typer.Option("--corpus", metavar="PATH", he
 DocumentsOption = Annotated[
     str, typer.Option("--text-documents", metavar="file|line|paragraph", help="What a document of a .txt corpus is.")
 ]
+FieldOption = Annotated[
+    str, typer.Option("--text-field", metavar="NAME", help="Field or column that holds the text of a corpus.")
+]
 WindowOption = Annotated[int | None, typer.Option("--window", min=2, help="Most tokens that the model sees at once.")]
 StrideOption = Annotated[int | None, typer.Option("--stride", min=1, help="How far the window moves in longer texts.")]
 UnknownOption = Annotated[
@@ -61,6 +64,7 @@ def evaluate(
     surprisal: SurprisalOption = None,
     corpus: CorpusOption = None,
     text_documents: DocumentsOption = "file",
+    text_field: FieldOption = "text",
     window: WindowOption = None,
     stride: StrideOption = None,
     unknown: UnknownOption = "refuse",
@@ -81,6 +85,7 @@ def evaluate(
         "surprisal": surprisal,
         "corpus": corpus,
         "text_documents": text_documents,
+        "text_field": text_field,
         "window": window,
         "stride": stride,
         "unknown": unknown,
