@@ -40,6 +40,10 @@ TABLES = [
             ["training.lr_schedule=wsd", "training.warmup_steps=null", "training.warmup_ratio=0.9"],
             "training.decay_ratio: warmup_ratio 0.9 and this 0.2 exceed the run",
         ),
+        (
+            ["training.lr_schedule=wsd", "training.warmup_steps=9"],
+            "training.decay_ratio: 9 steps of warm-up and 2 of decay are longer than the run of 10; lower warmup_steps",
+        ),
         (["training.optimizer=adamv"], "training.optimizer: unknown optimizer 'adamv'. Did you mean 'adamw'?"),
         (["training.lr_schedule=cosin"], "training.lr_schedule: unknown schedule 'cosin'. Did you mean 'cosine'?"),
         (

@@ -15,7 +15,7 @@ from foundry_config import TrainingConfig
 from foundry_config.errors import ConfigError
 from foundry_data.torch_loader import GlobalBatch
 from foundry_model.loss import TokenLoss
-from foundry_train.distributed import World, open_world
+from foundry_train.distributed import World, lost_rank, open_world
 from foundry_train.optimizers import make_optimizer
 from foundry_train.precision import make_precision
 from foundry_train.step import Outcome, Updater
@@ -229,3 +229,24 @@ def test_a_senseless_environment_of_ranks_is_refused(monkeypatch, name, value):
 
 if __name__ == "__main__":
     fork_ranks(*sys.argv[1:])
+
+
+def test_ranks_without_an_address_to_meet_at_are_told_how_to_start(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+    told = r"the 2 ranks cannot be joined: .*MASTER_ADDR.*; start them all with torchrun"
+    with pytest.raises(ConfigError, match=told), open_world("cpu"):
+        pass
+
+
+def test_a_rank_that_is_gone_is_told_from_other_failures():
+    gone = RuntimeError("[/__w/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer")
+
+    told = lost_rank(gone)
+
+    assert told is not None and told.exit_code == 10 and "Run the same command again" in str(told)
+    assert lost_rank(torch.distributed.DistNetworkError("timed out")) is not None
+    assert lost_rank(RuntimeError("mat1 and mat2")) is None

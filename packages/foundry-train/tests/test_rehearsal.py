@@ -71,6 +71,7 @@ def run(config, tmp_path):
         ({"model": {"architecture": "own_parts:mdel"}}, r"Did you mean 'model'"),
         ({"training": {"optimizer": "own_parts:optimiser"}}, r"Did you mean 'optimizer'"),
         ({"training": {"lr_schedule": "own_parts:warm"}}, r"lr_schedule 'own_parts:warm'"),
+        ({"model": {"attention": "flex", "architecture": "llama"}}, r"'flex' cannot be trained on a CPU"),
         ({"training": {"lr_schedule": "own_parts:wild"}}, r"lr_schedule 'own_parts:wild' returned 7"),
         ({"training": {"liger_kernels": True}}, r"training.liger_kernels: they run on CUDA only"),
         ({"training": {"chunked_loss": "on"}, "model": {"architecture": "hf:gemma2"}}, r"training.chunked_loss: "),

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -369,3 +371,22 @@ def test_a_state_is_put_back_only_where_there_was_one(tmp_path, lost):
     after = json.loads((run / "status.json").read_bytes())
     assert restored is not lost
     assert after["phase"] == "preparing" if lost else after == before
+
+
+def test_threads_that_write_at_once_neither_double_nor_lose_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(fs, "sync_file", lambda path: None)
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        saving = [threading.Thread(target=lambda: [log.sync() for _ in range(400)]) for _ in range(2)]
+        for thread in saving:
+            thread.start()
+        for step in range(800):
+            log.append({"kind": "step", "step": step})
+        for thread in saving:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+
+    assert [record["step"] for record in read_metrics(log.path)] == list(range(800))

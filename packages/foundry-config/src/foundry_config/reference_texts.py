@@ -43,7 +43,7 @@ epoch. Tokens and words are reached by a whole step, and a share of an epoch or 
 | `{every_words: 1e6}` | the same; whole millions are labelled `chck_1M`, `chck_2M` ... |
 | `{evenly: 20}` | 20 over the first epoch, step 0 and its end included |
 | `{powers_of_two: 512}` | 0, 1, 2, 4 ... 512 |
-| `{log: 2}` | within every later epoch at distances 2, 4, 8 ..., and its end |
+| `{log: 2}` | within every later epoch at distances 1, 2, 4, 8 ..., and its end |
 | `{linear: 50}` | within every later epoch at distance 50, and its end |
 | `epochs` | the end of every epoch |
 | `pythia` | 0, 1, 2, 4 ... 512, then every 1000 steps |

@@ -6,6 +6,7 @@ else is. Every problem names a way out.
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from foundry_config import names
@@ -148,6 +149,15 @@ def decay_fits(training: "TrainingConfig") -> Found:
     """Warm-up and decay of the wsd schedule do not overlap."""
     if training.lr_schedule == "wsd" and (training.warmup_ratio or 0.0) + training.decay_ratio > 1:
         yield "decay_ratio", f"warmup_ratio {training.warmup_ratio:g} and this {training.decay_ratio:g} exceed the run"
+    steps, warmup = training.train_steps, training.warmup_steps
+    if training.lr_schedule == "wsd" and steps is not None and steps > 2 and warmup is not None and warmup <= steps:
+        decay = math.ceil(Fraction(repr(training.decay_ratio)) * steps)
+        if warmup + decay > steps:
+            yield (
+                "decay_ratio",
+                f"{warmup:,} steps of warm-up and {decay:,} of decay are longer than the run of {steps:,}; lower "
+                "warmup_steps or this",
+            )
 
 
 def known_optimizer(training: "TrainingConfig") -> Found:

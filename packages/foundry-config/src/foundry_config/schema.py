@@ -224,7 +224,8 @@ class TrainingConfig(Config, frozen=True, kw_only=True):
     """Sequences per forward pass and rank: a matter of memory only. Default: `data.batch_size` over the ranks. `auto`
     finds the largest that fits. [sequences]"""
     optimizer: Identity[Text] = "adamw"
-    """adamw, muon, sgd, adafactor, or `module:function`."""
+    """adamw, muon, sgd, adafactor, or `module:function`. PyTorch's adafactor never takes a rate above one over the
+    square root of the step, whatever the schedule gives, and takes it relative to the size of the weights."""
     adam_beta1: Identity[BelowOne] = 0.9
     """Decay of the first moment; momentum of sgd and muon. Adafactor has none."""
     adam_beta2: Identity[BelowOne] = 0.999

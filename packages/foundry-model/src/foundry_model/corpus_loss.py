@@ -51,7 +51,7 @@ class CorpusScore:
     @property
     def perplexity(self) -> float:
         """exp(loss); infinite beyond what a float holds."""
-        return math.exp(self.loss) if self.loss < 709 else math.inf
+        return math.inf if self.loss >= 709 else math.exp(self.loss)
 
     @property
     def bits_per_byte(self) -> float | None:

@@ -121,7 +121,7 @@ def _checked_logits(model: Any, ids: Tensor, vocab_size: int) -> Tensor:
     if logits.dim() != 3 or logits.shape[:2] != ids.shape or logits.shape[2] < vocab_size:
         raise ConfigError(f"gives logits of shape {list(logits.shape)} where {wanted} is needed")
     if logits.isnan().any():
-        raise ConfigError("gives logits that are no numbers (NaN) before it has learned anything")
+        raise ConfigError("gives logits that are no numbers (NaN)")
     return logits
 
 

@@ -63,7 +63,11 @@ def load_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -
     copy_tensors(renamed, model_state(model))
     model.foundry_attention = attention
     model.eval().to(device)
-    if sees_later_tokens(model):
+    try:
+        leaks = sees_later_tokens(model)
+    except ConfigError as error:
+        raise CheckpointError(f"{root}: this {plan.model_type!r} {error}, so there is nothing to use it for") from None
+    if leaks:
         raise CheckpointError(
             f"{root}: this {plan.model_type!r} sees later tokens, as an encoder does; its scores as a language model"
             " would mean nothing"

@@ -1,8 +1,8 @@
 """The ranks of a run. One process is the usual case, and everything here then costs nothing.
 
-    world = World.from_environment("auto")      # torchrun sets RANK, WORLD_SIZE and LOCAL_RANK
-    world.sum_gradients(parameters)             # every rank then holds the gradient of the global batch
-    if world.is_main: ...                       # files, sinks and the console belong to rank 0
+    with open_world("auto") as world:               # torchrun sets RANK, WORLD_SIZE and LOCAL_RANK
+        world.sum_gradients(parameters)             # every rank then holds the gradient of the global batch
+        if world.is_main: ...                       # files, sinks and the console belong to rank 0
 
 The loss of a rank is a *sum* over its targets, divided by the number of targets in the whole global batch; so summing
 gradients over ranks, not averaging them, gives the exact gradient, however unevenly the targets fall on the ranks.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from foundry_config.errors import ConfigError
+from foundry_config.errors import ConfigError, WorkerError
 from foundry_train.devices import get_device
 
 BUCKET_BYTES = 25 * 2**20  # large enough for bandwidth, small enough to overlap copy and transfer; DDP's own choice
@@ -107,12 +107,29 @@ def open_world(wish: str = "auto") -> Iterator[World]:
     device = get_device(f"cuda:{local}" if wish in {"auto", "cuda"} and torch.cuda.is_available() else wish)
     owns_group = not dist.is_initialized()
     if owns_group:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except (ValueError, dist.DistError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"the {size} ranks cannot be joined: {reason}; start them all with torchrun") from error
     try:
         yield World(rank, size, device)
     finally:
         if owns_group:
             dist.destroy_process_group()
+
+
+def lost_rank(error: BaseException) -> WorkerError | None:
+    """Return what to tell the user if `error` says that another rank is gone, else None.
+
+    >>> lost_rank(ValueError("of something else"))
+    """
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error)):
+        return WorkerError(
+            "another process of this run ended or cannot be reached, so this one cannot go on; what it was is said by"
+            " that process, or by the system where it was killed. Run the same command again to go on"
+        )
+    return None
 
 
 def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[torch.Tensor]]:

@@ -272,7 +272,8 @@ class TrainingLoop:
             raise NonFiniteError(
                 f"{what}, on sequences {sequences} of epoch {batch.epoch}; the weights were not changed. "
                 f"{self._last_good()} Lower training.learning_rate, clip with training.max_grad_norm, "
-                "use bf16 instead of fp16, or set training.on_nonfinite: skip"
+                "use bf16 instead of fp16, or set training.on_nonfinite: skip; but for the precision that is another "
+                "experiment, with a training.output_dir of its own"
             )
         self.state.nonfinite_skips += 1
         if self.state.nonfinite_skips > training.max_nonfinite_skips:

@@ -6,6 +6,7 @@ whole or cut off again. After a crash the file is cut behind the last step of th
 
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _MAX_WAITING = 100_000  # lines; about 30 MB
 
 
 class MetricsLog:
-    """Append-only file of records; the only writer is the holder of the run's lock."""
+    """Append-only file of records; the only writer is the holder of the run's lock, with any of its threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,17 +28,22 @@ class MetricsLog:
         self._size: int | None = None  # bytes of whole lines; None: not known yet
         self._may_be_torn = True  # at the end of the file, by a crash or by a write that failed
         self._failing = False
+        self._lock = threading.RLock()  # a save in its thread makes lines durable while the loop adds some
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record; numbers that are not finite become the texts "nan", "inf" and "-inf"."""
         line = json.dumps(speakable(record), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-        self._waiting.append(line.encode("utf-8", "backslashreplace") + b"\n")
-        self.flush()
+        with self._lock:
+            self._waiting.append(line.encode("utf-8", "backslashreplace") + b"\n")
+            self.flush()
 
     def flush(self) -> None:
         """Write the lines that wait; a disk that refuses is warned about once, until it works again."""
-        if not self._waiting:
-            return
+        with self._lock:
+            if self._waiting:
+                self._write_waiting()
+
+    def _write_waiting(self) -> None:
         try:
             self._repair()
             data = b"".join(self._waiting)
@@ -71,6 +77,10 @@ class MetricsLog:
         Raises:
             OSError: The file cannot be read or cut.
         """
+        with self._lock:
+            self._truncate_after(step)
+
+    def _truncate_after(self, step: int) -> None:
         keep = _bytes_up_to(self.path, step)
         if keep is not None:
             if keep != self.path.stat().st_size:

@@ -50,6 +50,7 @@ def prepare_for_training(
         ConfigError: The architecture cannot do what the config asks for.
     """
     training = config.training
+    check_attention_trains(getattr(model, "foundry_attention", None), device)
     if training.liger_kernels:
         use_liger_kernels(model, device)
     if config.data.document_mask and not isolates_documents(model):
@@ -75,6 +76,18 @@ def prepare_for_training(
         # one program for each shape: a short last batch must not turn the common one into a slower, dynamic program
         loss_function.compile(dynamic=False)
     return TrainableModel(model, loss_function, chunked, compiled, bf16_weights)
+
+
+def check_attention_trains(attention: str | None, device: torch.device) -> None:
+    """Refuse an implementation of attention that cannot go back through itself.
+
+    Raises:
+        ConfigError: FlexAttention on a CPU.
+    """
+    if attention == "flex_attention" and device.type == "cpu":
+        raise ConfigError(
+            "model.attention: 'flex' cannot be trained on a CPU, where PyTorch has no backward pass for it; use auto"
+        )
 
 
 def stop_looking_for_padding(model: torch.nn.Module) -> None:

@@ -153,7 +153,10 @@ def sgd(model: nn.Module, training: TrainingConfig, device: torch.device) -> tor
 
 
 def adafactor(model: nn.Module, training: TrainingConfig, device: torch.device) -> torch.optim.Optimizer:  # noqa: ARG001
-    """Adafactor (Shazeer and Stern 2018): row and column statistics instead of a second moment per weight."""
+    """Adafactor (Shazeer and Stern 2018): row and column statistics instead of a second moment per weight.
+
+    PyTorch's takes the smaller of the learning rate and `1 / sqrt(step)`, times the root mean square of the weights.
+    """
     return torch.optim.Adafactor(decay_groups(model, training.weight_decay), lr=training.learning_rate)
 
 

@@ -24,7 +24,7 @@ from foundry_train.distributed import World
 from foundry_train.lr_schedules import LrShape, learning_rate_function
 from foundry_train.matrix import Cell
 from foundry_train.micro_batch import first_micro_batch
-from foundry_train.model_setup import prepare_for_training
+from foundry_train.model_setup import check_attention_trains, prepare_for_training
 from foundry_train.optimizers import OPTIMIZERS, make_optimizer
 from foundry_train.precision import make_precision
 from foundry_train.seeding import undisturbed_generators
@@ -96,7 +96,7 @@ def _check_model(config: ExperimentConfig, world: World) -> None:
         pick(config.model.architecture, ARCHITECTURES, kind="architecture")
         return
     shapes = create_model(config, device="meta")
-    resolve_attention(config, world.device, model_class=type(shapes))
+    check_attention_trains(resolve_attention(config, world.device, model_class=type(shapes)), world.device)
     if not is_reference(config.training.optimizer):  # which may want to see weights
         make_optimizer(shapes, config.training, world.device)
     if not _has_to_be_tried(config):

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from foundry_config import ExperimentConfig, TrainingPlan
+from foundry_config.spoken_numbers import speakable
 from foundry_data import fs
 from foundry_train.checkpoint_list import file_problems
 from foundry_train.checkpointing import CheckpointManager
@@ -134,9 +135,9 @@ def is_complete(run_dir: Path, plan: TrainingPlan, manager: CheckpointManager) -
 def write_summary(summary: TrainingSummary) -> None:
     """Write summary.json into the run directory; a disk that refuses is a warning, since the run itself is saved."""
     path = summary.run_dir / SUMMARY_NAME
-    values = msgspec.to_builtins(summary, enc_hook=str)
+    values = speakable(msgspec.to_builtins(summary, enc_hook=str))
     try:
-        fs.write_atomic(path, json.dumps(values, indent=2).encode() + b"\n")
+        fs.write_atomic(path, json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")
     except OSError as error:
         logger.warning("%s could not be written: %s", path, error.strerror or error)
 
@@ -146,15 +147,19 @@ def _test_fields(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     first, last = tests[0], tests[-1]
     return {
-        "test_loss_before": first.get("loss") if first.get("step") == 0 else None,
-        "test_loss_after": last.get("loss"),
+        "test_loss_before": _number(first.get("loss")) if first.get("step") == 0 else None,
+        "test_loss_after": _number(last.get("loss")),
         "test_step": last.get("step"),
-        "test_perplexity": last.get("perplexity"),
-        "bits_per_byte": last.get("bits_per_byte"),
-        "bits_per_word": last.get("bits_per_word"),
+        "test_perplexity": _number(last.get("perplexity")),
+        "bits_per_byte": _number(last.get("bits_per_byte")),
+        "bits_per_word": _number(last.get("bits_per_word")),
     }
 
 
 def _loss(records: Sequence[Mapping[str, Any]]) -> float | None:
-    loss = records[0].get("loss") if records else None
-    return loss if isinstance(loss, float) else None
+    return _number(records[0].get("loss")) if records else None
+
+
+def _number(value: Any) -> float | None:
+    """A number of metrics.jsonl, where "nan" and "inf" stand for those that JSON has no words for."""
+    return float(value) if isinstance(value, float | int) or value in ("nan", "inf", "-inf") else None

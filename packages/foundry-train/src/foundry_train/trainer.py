@@ -31,7 +31,7 @@ from foundry_train.checkpoint_files import model_files, tokenizer_files
 from foundry_train.checkpoint_list import CheckpointInfo
 from foundry_train.checkpointing import CheckpointManager
 from foundry_train.compilation import compile_failure
-from foundry_train.distributed import World, open_world
+from foundry_train.distributed import World, lost_rank, open_world
 from foundry_train.environment import environment_snapshot, get_git_commit_hash
 from foundry_train.hooks import Hook
 from foundry_train.loop import LoopEnd, TrainingLoop, stop_request
@@ -124,7 +124,7 @@ class Trainer:
         message = f"training failed after step {self._step()}: {type(error).__name__}: {error}"
         if is_out_of_memory(error):
             return MemoryExhaustedError(f"{message}; use a smaller model or batch, or a larger device")
-        return compile_failure(error) or RuntimeError(message)
+        return compile_failure(error) or lost_rank(error) or RuntimeError(message)
 
     def _log_failure(self, kind: Any, error: BaseException | None, trace: Any) -> None:  # noqa: ARG002
         """Leave the reason in the log; whoever called is told by the exception."""

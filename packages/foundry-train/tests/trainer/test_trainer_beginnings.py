@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from foundry_config.errors import CheckpointError, ResumeMismatchError, StorageError
 from foundry_data import fs
 from foundry_train import Hook
+from foundry_train.summary import write_summary
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +153,21 @@ def test_a_summary_that_cannot_be_written_does_not_undo_the_run(project, tmp_pat
 
     assert project.train(project.config(tmp_path / "run")).steps == 12
     assert "summary.json could not be written" in caplog.text
+
+
+def test_the_summary_of_a_run_that_diverged_holds_numbers(project, tmp_path):
+    config = project.config(tmp_path / "run")
+    project.train(config)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    spoiled = [record | ({"loss": "nan"} if record.get("suite") == "test" else {}) for record in records]
+    metrics.write_text("".join(json.dumps(record) + "\n" for record in spoiled))
+
+    summary = project.train(config)
+    write_summary(summary)
+
+    assert summary.already_done and math.isnan(summary.test_loss_after)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_loss_after"] == "nan"
 
 
 def test_a_run_directory_that_is_moved_away_ends_the_run_and_is_not_made_again(project, tmp_path):
