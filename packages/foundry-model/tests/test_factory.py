@@ -107,7 +107,7 @@ class Placed(nn.Module):
         self.out = nn.Linear(8, request.vocab_size)
 
     def get_input_embeddings(self) -> nn.Module:
-        raise NotImplementedError
+        raise NotImplementedError  # as transformers says of a table that it does not find by its name
 
     def forward(self, input_ids: torch.Tensor) -> Any:
         x = self.words(input_ids) + self.places.weight

@@ -6,9 +6,7 @@ train_words: 5_000_000                     ->  the first step at which 5,000,000
 """
 
 import functools
-import math
 from collections.abc import Callable
-from fractions import Fraction
 
 from msgspec import Struct
 
@@ -16,6 +14,7 @@ from foundry_config.checkpoint_schedule import Counter, Milestone, Points, RunSh
 from foundry_config.durations import parse_duration
 from foundry_config.errors import ConfigError
 from foundry_config.schema import ExperimentConfig, TrainingConfig
+from foundry_config.shares import steps_of
 
 __all__ = ["CorpusCounts", "Milestone", "TrainingPlan", "parse_duration", "plan_training"]
 
@@ -177,7 +176,7 @@ def _total_steps(training: TrainingConfig, pace: Pace, words: Callable[[int], in
         assert wanted is not None, "one of the two is given"
         return wanted
     # exact in decimals: 0.1 epochs of 10 steps is 1 step, though the float 0.1 is a little more than a tenth
-    allowed = math.ceil(Fraction(repr(epochs)) * pace.steps_per_epoch)
+    allowed = steps_of(epochs, pace.steps_per_epoch)
     if training.train_steps is not None and training.train_steps > allowed:
         raise ConfigError(
             f"training.train_steps: {training.train_steps:,} steps do not fit into epochs: {epochs:g}, which end after "
@@ -210,11 +209,11 @@ def _steps_for(count_after: Callable[[int], int], target: int, unit: str) -> int
 def _warmup_steps(training: TrainingConfig, total: int) -> int:
     steps = training.warmup_steps
     if steps is None:
-        steps = math.ceil(Fraction(repr(training.warmup_ratio or 0.0)) * total)
+        steps = steps_of(training.warmup_ratio or 0.0, total)
     if steps > total:
         raise ConfigError(f"training.warmup_steps: {steps:,} steps of warm-up are longer than the run of {total:,}")
     if training.lr_schedule == "wsd":
-        decay = math.ceil(Fraction(repr(training.decay_ratio)) * total)
+        decay = steps_of(training.decay_ratio, total)
         if steps + decay > total and total > 2:
             raise ConfigError(
                 f"training.decay_ratio: {steps:,} steps of warm-up and {decay:,} of decay are longer than the run of "

@@ -6,7 +6,6 @@ else is. Every problem names a way out.
 
 import math
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from foundry_config import names
@@ -15,6 +14,7 @@ from foundry_config.lookup import did_you_mean
 from foundry_config.manipulations import named_steps
 from foundry_config.origins import Path
 from foundry_config.shapes import is_list, right_items
+from foundry_config.shares import steps_of
 
 if TYPE_CHECKING:
     from foundry_config.schema import (
@@ -151,7 +151,7 @@ def decay_fits(training: "TrainingConfig") -> Found:
         yield "decay_ratio", f"warmup_ratio {training.warmup_ratio:g} and this {training.decay_ratio:g} exceed the run"
     steps, warmup = training.train_steps, training.warmup_steps
     if training.lr_schedule == "wsd" and steps is not None and steps > 2 and warmup is not None and warmup <= steps:
-        decay = math.ceil(Fraction(repr(training.decay_ratio)) * steps)
+        decay = steps_of(training.decay_ratio, steps)
         if warmup + decay > steps:
             yield (
                 "decay_ratio",

@@ -12,11 +12,11 @@ in the config as `"module:function"`, has the same signature.
 
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from typing import NamedTuple
 
 from foundry_config.errors import ConfigError
 from foundry_config.lookup import pick, users_code
+from foundry_config.shares import steps_of
 
 
 class LrShape(NamedTuple):
@@ -105,8 +105,7 @@ def inverse_sqrt(step: int, shape: LrShape) -> float:
 
 def warmup_stable_decay(step: int, shape: LrShape) -> float:
     """Stay at the peak, then fall in a straight line over the last `decay_ratio` of the run (Hu et al. 2024)."""
-    decay_steps = math.ceil(Fraction(repr(shape.decay_ratio)) * shape.total_steps)  # as the plan counts them
-    decay_steps = min(shape.total_steps - shape.warmup_steps, decay_steps)
+    decay_steps = min(shape.total_steps - shape.warmup_steps, steps_of(shape.decay_ratio, shape.total_steps))
     remaining = shape.total_steps - step
     return 1.0 if remaining > decay_steps else max(0.0, remaining / (decay_steps + 1))
 

@@ -15,6 +15,7 @@ from foundry_config import ExperimentConfig, ExperimentPaths
 from foundry_config.errors import FoundryError
 from foundry_config.lookup import pick
 from foundry_config.names import FAMILY, is_reference
+from foundry_config.shares import steps_of
 from foundry_model import ARCHITECTURES, create_model, resolve_attention
 from foundry_model.factory import with_layers
 from foundry_model.pair_files import find_pair_files, read_pair_file
@@ -64,7 +65,9 @@ def _try_schedule(config: ExperimentConfig) -> None:
     """Ask the schedule for rates of a run of some length; how long it will be is known with its data."""
     training = config.training
     total = training.train_steps or SOME_STEPS
-    warmup = training.warmup_steps if training.warmup_steps is not None else int((training.warmup_ratio or 0) * total)
+    warmup = (
+        training.warmup_steps if training.warmup_steps is not None else steps_of(training.warmup_ratio or 0.0, total)
+    )
     shape = LrShape(
         peak=training.learning_rate,
         total_steps=total,
