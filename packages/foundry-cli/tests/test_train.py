@@ -146,7 +146,16 @@ def test_an_error_of_the_trainer_ends_the_command(foundry, trainer, monkeypatch)
 def test_only_the_first_rank_speaks(foundry, trainer, monkeypatch):
     monkeypatch.setenv("RANK", "1")
 
-    assert foundry("train").out == ""
+    answer = foundry("train")
+
+    assert answer.out == answer.err == ""
+
+
+def test_an_error_of_another_rank_names_it(foundry, trainer, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(trainer, "result", CheckpointError("nothing to resume from"))
+
+    assert foundry("train").err == "error of rank 1: nothing to resume from\n"
 
 
 def test_a_done_run_says_so():

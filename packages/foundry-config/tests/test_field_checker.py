@@ -190,6 +190,8 @@ def test_a_wrong_item_hides_no_broken_rule_of_another_list(tiny_yaml):
         ("training.precision", "BF16", "Did you mean 'bf16'?"),
         ("training.micro_batch_size", "atuo", "Did you mean 'auto'?"),
         ("training.learning_rate", "fast", "got 'fast'"),
+        ("training.train_steps", 2**60, "; it must be at most 9.0072e+15, too"),
+        ("model.rope_theta", 1e31, "; it must be at most 1e+30, too"),
     ],
 )
 def test_a_near_miss_gets_a_hint(path, value, hint):

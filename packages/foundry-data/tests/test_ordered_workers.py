@@ -85,8 +85,11 @@ def test_an_error_that_a_user_can_cause_keeps_its_class_and_message():
     def refuse(item):
         raise DataError(f"item {item} is bad")
 
-    with pytest.raises(DataError, match=r"^item 7 is bad$"):
+    with pytest.raises(DataError, match=r"^item 7 is bad\n") as caught:
         list(run(refuse, [7]))
+
+    assert str(caught.value) == "item 7 is bad"
+    assert "in refuse" in caught.value.__notes__[0]
 
 
 def test_any_other_error_names_the_work_and_carries_the_traceback():

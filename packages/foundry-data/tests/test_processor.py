@@ -8,10 +8,12 @@ import time
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import asdict
 
 from foundry_config import DataConfig, ExperimentConfig, ModelConfig, TokenizerConfig, TrainingConfig
 from foundry_config.errors import DataError
 from foundry_data import digests
+from foundry_data.overlap import Overlap
 from foundry_data.processor import DataProcessor
 from foundry_data.sources import SourceFile
 from foundry_data.store_build import Part
@@ -286,6 +288,30 @@ def test_a_named_test_corpus_is_the_held_out_split(copy):
     prepared = DataProcessor(experiment(test_corpus="held.txt"), copy).preprocess()
 
     assert prepared.test.manifest.documents == 2
+
+
+def test_what_a_test_corpus_shares_with_the_training_corpus_is_told(copy, lines, caplog):
+    texts = [line for line in lines if line.strip()][:3]
+    (copy / "held.txt").write_text("\n".join([*texts, texts[0], "forty dogs and a cat"]))
+    steps = ({"name": "lowercase"},)
+
+    reports = [
+        DataProcessor(experiment(test_corpus="held.txt", steps=steps), copy).preprocess().report for _ in range(2)
+    ]
+
+    words = [len(text.split()) for text in texts]
+    shared = sum(words) + words[0]
+    assert reports[0]["overlap"] == reports[1]["overlap"] == asdict(Overlap(5, shared + 5, 4, shared))
+    told = [record.message for record in caplog.records if "data.test_corpus" in record.message]
+    assert len(told) == 2
+    assert told[0].startswith("data.test_corpus: 4 of its 5 documents (")
+
+
+def test_a_share_of_one_corpus_is_not_compared(copy):
+    prepared = DataProcessor(experiment(test_fraction=0.2), copy).preprocess()
+
+    assert prepared.report["overlap"] is None
+    assert not list((copy / "data" / "prepared").glob("overlap-*"))
 
 
 def test_handle_missing_test_dataset_gracefully(copy, caplog):

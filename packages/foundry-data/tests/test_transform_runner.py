@@ -36,6 +36,9 @@ def gives_numbers(documents):
 def gives_nothing(documents):
     yield None
 
+def forgets_to_return(documents):
+    list(documents)
+
 def not_iterable(documents):
     return 3
 
@@ -258,7 +261,8 @@ def test_texts_without_a_source_are_noted_in_the_receipt(project):
         ("fails", "'run_steps:fails' failed: ZeroDivisionError: division by zero"),
         ("gives_numbers", "gave int as number run_steps:gives_numbers:1; it must give documents or texts"),
         ("gives_nothing", "gave NoneType"),
-        ("not_iterable", "failed: TypeError: 'int' object is not iterable"),
+        ("forgets_to_return", "gave nothing; it must `yield` documents or texts, or `return` a list of them"),
+        ("not_iterable", "gave a value of type int; it must `yield` documents or texts"),
         ("a_text", "gave a single str for all documents; it must give documents or texts; .* `per: document`"),
         ("one_document", "gave a single Document for all documents"),
         ("exits", "failed: SystemExit: 3"),

@@ -176,14 +176,22 @@ def test_a_bad_record_is_named_with_file_and_line(tmp_path, record, message):
     ("record", "message"),
     [
         (pair("dogs ü", "dogs bark"), "pairs.jsonl:1: 'dogs ü' has characters that the tokenizer does not know"),
-        (pair("the " * 20, "dogs"), "pairs.jsonl:1: 21 tokens with the one it starts from, but the model reads 16"),
+        (pair("the " * 20, "dogs"), "pairs.jsonl:1: 20 tokens with the one it starts from, but the model reads 16: "),
     ],
 )
 def test_a_pair_that_cannot_be_scored_is_named_with_file_and_line(tmp_path, tokenizer, tiny_attention, record, message):
     model = tiny_attention(tokenizer.vocab_size, context=16)
 
-    with pytest.raises(DataError, match=message.replace("21", "20")):
+    with pytest.raises(DataError, match=message):
         list(score_pair_files(model, tokenizer, [write(tmp_path, [record])]))
+
+
+def test_all_pairs_that_are_too_long_are_counted(tmp_path, tokenizer, tiny_attention):
+    model = tiny_attention(tokenizer.vocab_size, context=16)
+    path = write(tmp_path, [pair("dogs", "cats"), pair("dogs", "the " * 30), pair("the " * 20, "dogs")])
+
+    with pytest.raises(DataError, match=r"pairs.jsonl:2: 30 tokens .* and so for 1 more of 3 pairs: 'the the"):
+        list(score_pair_files(model, tokenizer, [path]))
 
 
 def test_unknown_words_can_be_scored(tmp_path, tokenizer, model):

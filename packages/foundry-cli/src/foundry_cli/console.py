@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from foundry_cli.figures import plain
+from foundry_cli.streams import results
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,8 +48,9 @@ def say_json(value: Any) -> None:
     """Write `value` as indented JSON to standard output; numbers that are not finite become "nan", "inf", "-inf"."""
     from foundry_config.spoken_numbers import speakable  # late: plain lines must not wait for the config structs
 
-    sys.stdout.write(json.dumps(speakable(value), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
-    sys.stdout.flush()
+    stream = results()
+    stream.write(json.dumps(speakable(value), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    stream.flush()
 
 
 def say_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:

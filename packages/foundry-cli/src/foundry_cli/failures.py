@@ -21,6 +21,7 @@ from pathlib import Path
 
 from foundry_cli.console import note
 from foundry_cli.figures import plain
+from foundry_cli.ranks import is_first_rank, rank
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
@@ -76,7 +77,8 @@ def _message(error: BaseException) -> str:
 
 def _say_error(message: str) -> None:
     """Write `error: ...`, in red on a terminal, the message's own control characters spelled out."""
-    text = f"error: {plain(message)}"
+    who = "" if is_first_rank() else f" of rank {rank()}"
+    text = f"error{who}: {plain(message)}"
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):  # https://no-color.org
         text = f"\x1b[31m{text}\x1b[0m"
     sys.stderr.write(text + "\n")

@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "foundry_cli", *sys.argv[1:]])
     _leave_a_stack_behind()
     give_way_if_busy()
-    with surviving_streams() as lost:
-        code = run(list(sys.argv[1:] if arguments is None else arguments))
+    asked = list(sys.argv[1:] if arguments is None else arguments)
+    with surviving_streams(apart="--json" in asked) as lost:
+        code = run(asked)
         if lost() and code == 0:
             code = _report_lost_output(lost())
     leave(code)

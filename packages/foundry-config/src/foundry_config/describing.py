@@ -89,8 +89,20 @@ def bare(kind: types.Type) -> types.Type:
 
 def bounds(kind: types.IntType | types.FloatType) -> list[tuple[str, float]]:
     """Return the bounds worth reading, as (words, limit)."""
+    return [(words, limit) for words, limit in _all_bounds(kind) if abs(limit) < UNBOUNDED]
+
+
+def unspoken_bound(kind: types.Type, value: object) -> str:
+    """Return the upper bound that `describe` leaves out and `value` is beyond, in words, or an empty string."""
+    if not isinstance(kind, types.IntType | types.FloatType) or not isinstance(value, int | float):
+        return ""
+    beyond = [f"{words} {limit:g}" for words, limit in _all_bounds(kind) if UNBOUNDED <= limit < value]
+    return " and ".join(beyond)
+
+
+def _all_bounds(kind: types.IntType | types.FloatType) -> list[tuple[str, float]]:
     pairs = (("at least", kind.ge), ("greater than", kind.gt), ("at most", kind.le), ("below", kind.lt))
-    return [(words, limit) for words, limit in pairs if limit is not None and abs(limit) < UNBOUNDED]
+    return [(words, limit) for words, limit in pairs if limit is not None]
 
 
 def _description(kind: types.Metadata) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import msgspec
 from msgspec import inspect as types
 
-from foundry_config.describing import bare, describe, show
+from foundry_config.describing import bare, describe, show, unspoken_bound
 from foundry_config.lookup import closest, did_you_mean
 from foundry_config.origins import Path
 from foundry_config.plain_data import Finding, unfit
@@ -283,6 +283,8 @@ def _hint(kind: types.Type, value: Any) -> str:
     inner = bare(kind)
     members = [bare(member) for member in inner.types] if isinstance(inner, types.UnionType) else [inner]
     if not isinstance(value, str):
+        if extreme := next(filter(None, (unspoken_bound(member, value) for member in members)), ""):
+            return f"; it must be {extreme}, too"
         is_text = {type(member) for member in members} <= {types.StrType, types.NoneType}
         would_fit = isinstance(value, bool | int | float) and any(_fits(member, show(value)) for member in members)
         return "; put text that looks like this in quotes" if is_text and would_fit else ""

@@ -211,13 +211,16 @@ def _warmup_steps(training: TrainingConfig, total: int) -> int:
     if steps is None:
         steps = steps_of(training.warmup_ratio or 0.0, total)
     if steps > total:
-        raise ConfigError(f"training.warmup_steps: {steps:,} steps of warm-up are longer than the run of {total:,}")
+        raise ConfigError(
+            f"training.warmup_steps: {steps:,} steps of warm-up are longer than the run of {total:,}; lower them or "
+            "train longer"
+        )
     if training.lr_schedule == "wsd":
         decay = steps_of(training.decay_ratio, total)
         if steps + decay > total and total > 2:
             raise ConfigError(
                 f"training.decay_ratio: {steps:,} steps of warm-up and {decay:,} of decay are longer than the run of "
-                f"{total:,}"
+                f"{total:,}; lower one of the two"
             )
     return steps
 

@@ -41,7 +41,7 @@ epoch. Tokens and words are reached by a whole step, and a share of an epoch or 
 | `{every_steps: 100}` | 100, 200, 300 ... |
 | `{every_tokens: 1e6}` | the first step at which each multiple has been seen |
 | `{every_words: 1e6}` | the same; whole millions are labelled `chck_1M`, `chck_2M` ... |
-| `{evenly: 20}` | 20 over the first epoch, step 0 and its end included |
+| `{evenly: 20}` | 20 over the first epoch, step 0 and its end included; `{evenly: 1}` is its end alone |
 | `{powers_of_two: 512}` | 0, 1, 2, 4 ... 512 |
 | `{log: 2}` | within every later epoch at distances 1, 2, 4, 8 ..., and its end |
 | `{linear: 50}` | within every later epoch at distance 50, and its end |

@@ -147,8 +147,9 @@ def _receive(worker: _Worker, doing: str) -> bytes:
     failure = msgspec.msgpack.decode(reply, type=_Failure)
     known = getattr(errors, failure.kind, None)
     if isinstance(known, type) and issubclass(known, FoundryError):
-        raise known(failure.message)
-    error = WorkerError(f"{doing}: a worker failed with {failure.kind}: {failure.message}")
+        error = known(failure.message)
+    else:
+        error = WorkerError(f"{doing}: a worker failed with {failure.kind}: {failure.message}")
     error.add_note(failure.traceback)
     raise error
 

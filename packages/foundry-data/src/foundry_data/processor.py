@@ -7,6 +7,7 @@
     prepared/
     ├─ digests.json           SHA-256 of corpus and token files, as long as they do not change
     ├─ reading-3c1e....json   counts of the first reading: empty documents, duplicate files, ...
+    ├─ overlap-8d20....json   what `data.test_corpus` shares with the training corpus
     ├─ text-5b0c.../          ablated training documents and receipts; only with `dataset_manipulation`
     ├─ tokenizer-91fe.../     the tokenizer, unless it has a folder of its own
     ├─ train-1f0c.../         token store of the training split
@@ -36,8 +37,9 @@ from foundry_data.chunking import chunk_stream
 from foundry_data.digests import DigestCache
 from foundry_data.documents import ReadSettings
 from foundry_data.fingerprint import fingerprint
+from foundry_data.overlap import kept_overlap
 from foundry_data.packing import Rows, packed_rows
-from foundry_data.progress import Progress
+from foundry_data.progress import Progress, no_progress
 from foundry_data.readers import DocumentStream
 from foundry_data.sentencepiece_training import TrainingSettings
 from foundry_data.splits import Corpus, Split, split_corpus, stage_folder
@@ -118,12 +120,16 @@ class DataProcessor:
             StorageError: The disk is full or cannot be written.
             WorkerError: A worker process was killed.
         """
-        progress = progress or _no_progress
+        progress = progress or no_progress
         self.check_tokenizer_source()
         remove_trash(self.prepared_dir)
         if self._tokenized is not None:
             return self._from_tokenized(self._tokenized, progress, force=force)
-        corpus, ablated, test = self._splits(progress, force=force)
+        corpus, texts, test = self._splits(progress)
+        overlap = None
+        if test is not None and self.config.data.test_corpus and part is None:
+            overlap = msgspec.structs.asdict(kept_overlap(texts, test, self.prepared_dir, progress))
+        ablated = self._ablated(texts, test, progress, force=force)
         made = make_tokenizer(ablated.split, self.prepared_dir, self._tokenizer_stage(), progress, force=force)
         _check_vocabulary(self.config, made.tokenizer)
         train = self._store("train", ablated.split, made.tokenizer)
@@ -137,7 +143,7 @@ class DataProcessor:
         test_store = None if held_out is None else self._held_out(held_out, progress, force=force)
         warn_of_unknown(train_store)
         identity = fingerprint([train.identity, None if held_out is None else held_out.identity])
-        report = {"source": self._reading(corpus)} | _report(train_store, test_store, made)
+        report = {"source": self._reading(corpus), "overlap": overlap} | _report(train_store, test_store, made)
         return PreparedData(
             train_store, test_store, *made, identity, made.tokenizer.fingerprint, ablated.receipts, report
         )
@@ -160,8 +166,9 @@ class DataProcessor:
         Raises:
             DataError: A part is missing or damaged.
         """
-        progress = progress or _no_progress
-        _, ablated, _ = self._splits(progress, force=False)
+        progress = progress or no_progress
+        _, texts, test = self._splits(progress)
+        ablated = self._ablated(texts, test, progress)
         made = make_tokenizer(ablated.split, self.prepared_dir, self._tokenizer_stage(), progress)
         join_parts(self._store("train", ablated.split, made.tokenizer), progress)
         return self.preprocess(progress=progress)
@@ -237,6 +244,7 @@ class DataProcessor:
         held_out = {} if test_rows is None else row_counts(test_rows)
         return {
             "source": prepared.report.get("source"),
+            "overlap": prepared.report.get("overlap"),
             "train": store_counts(prepared.train) | row_counts(self.train_rows(prepared)),
             "test": None if prepared.test is None else store_counts(prepared.test) | held_out,
             "document_tokens": document_lengths(prepared.train),
@@ -273,27 +281,24 @@ class DataProcessor:
         place = source if source.startswith("builtin:") else self._paths.resolve(source)  # a function too
         return Corpus(DocumentStream(place, settings, (self.prepared_dir,)), self._digests)
 
-    def _splits(self, progress: Progress, *, force: bool) -> tuple[Corpus, Ablated, Split | None]:
-        """Return the corpus, the ablated training documents, and the held-out ones."""
-        config = self.config
-        data = config.data
+    def _splits(self, progress: Progress) -> tuple[Corpus, Split, Split | None]:
+        """Return the corpus, its training documents before any ablation, and the held-out ones."""
+        data = self.config.data
         progress("reading", 0, None)
         corpus = self._corpus(data.source_corpus)
         fraction = 0.0 if data.test_corpus else data.test_fraction
         # a seed that decides nothing is left out of the fingerprint, so that runs of several seeds share the stage
-        train, test = split_corpus(corpus, fraction=fraction, seed=config.random_seed if fraction else 0)
+        train, test = split_corpus(corpus, fraction=fraction, seed=self.config.random_seed if fraction else 0)
         if data.test_corpus:
             test, _ = split_corpus(self._corpus(data.test_corpus), fraction=0.0, seed=0)
-        ablation = Ablation(
-            config.dataset_manipulation,
-            config.random_seed,
-            data.num_workers,
-            self.base_dir,
-            None if data.replacement_corpus is None else self._corpus(data.replacement_corpus),
-            test,
-            self._digests,
-        )
-        return corpus, ablate(train, self.prepared_dir, ablation, progress, force=force), test
+        return corpus, train, test
+
+    def _ablated(self, texts: Split, test: Split | None, progress: Progress, *, force: bool = False) -> Ablated:
+        config = self.config
+        pool = None if config.data.replacement_corpus is None else self._corpus(config.data.replacement_corpus)
+        steps, seed, workers = config.dataset_manipulation, config.random_seed, config.data.num_workers
+        ablation = Ablation(steps, seed, workers, self.base_dir, pool, test, self._digests)
+        return ablate(texts, self.prepared_dir, ablation, progress, force=force)
 
     def _store(self, name: str, split: Split, tokenizer: Tokenizer) -> SplitStore:
         data = self.config.data
@@ -390,7 +395,3 @@ def _report(train: ChunkStore, test: ChunkStore | None, made: MadeTokenizer) -> 
         "test": None if test is None else store_counts(test),
         "tokenizer": {"folder": str(made.folder), "vocab_size": made.tokenizer.vocab_size},
     }
-
-
-def _no_progress(stage: str, done: int, total: int | None) -> None:
-    """Ignore progress."""

@@ -20,3 +20,7 @@ class TokenizedBytes(int):
         made = super().__new__(cls, number)
         made.tokens = tokens
         return made
+
+
+def no_progress(stage: str, done: int, total: int | None) -> None:
+    """Ignore what is told."""

@@ -228,13 +228,16 @@ def _many(outputs: object, step: Step) -> Iterator[object]:
     """Return an iterator over what a function gave for all documents.
 
     Raises:
-        DataError: It is a single text or document, which Python would take apart.
+        DataError: It is a single text or document, which Python would take apart, or nothing to iterate over.
     """
     if isinstance(outputs, str | Document):
         raise DataError(
             f"{step.label} gave a single {type(outputs).__name__} for all documents; it must give documents or texts"
             f"{_PER_DOCUMENT}"
         )
+    if not isinstance(outputs, Iterable):
+        given = "nothing" if outputs is None else f"a value of type {type(outputs).__name__}"
+        raise DataError(f"{step.label} gave {given}; it must `yield` documents or texts, or `return` a list of them")
     return iter(cast(Iterable[object], outputs))
 
 

@@ -220,7 +220,9 @@ def _spans(
     prefixes = dict(zip(prefixed, encode_texts(tokenizer, [sides[i].prefix for i in prefixed]), strict=True))
     spans = [Span((start, *ids), 1 + _shared(ids, prefixes.get(index, ()))) for index, ids in enumerate(texts)]
     for pair, good, bad in zip(pairs, spans[::2], spans[1::2], strict=True):
-        _check_pair(pair, good, bad, tokenizer.unk_id, context, unknown)
+        _check_pair(pair, good, bad, tokenizer.unk_id, unknown)
+    if context is not None:
+        _check_lengths(pairs, spans, context)
     return spans
 
 
@@ -232,9 +234,20 @@ def _shared(ids: tuple[int, ...], prefix: tuple[int, ...]) -> int:
     return count
 
 
-def _check_pair(
-    pair: MinimalPair, good: Span, bad: Span, unk_id: int | None, context: int | None, unknown: Unknown
-) -> None:
+def _check_lengths(pairs: Sequence[MinimalPair], spans: Sequence[Span], context: int) -> None:
+    read = [len(span.tokens) - 1 for span in spans]
+    too_long = [number for number in range(len(pairs)) if max(read[2 * number : 2 * number + 2]) > context]
+    if too_long:
+        first = pairs[too_long[0]]
+        side = max(range(2 * too_long[0], 2 * too_long[0] + 2), key=read.__getitem__)
+        others = f", and so for {len(too_long) - 1:,} more of {len(pairs):,} pairs" if len(too_long) > 1 else ""
+        raise DataError(
+            f"{first.where}: {read[side]:,} tokens with the one it starts from, but the model reads {context:,}{others}"
+            f": {(first.bad if side % 2 else first.good).text[:60]!r}; leave what is too long out of the file"
+        )
+
+
+def _check_pair(pair: MinimalPair, good: Span, bad: Span, unk_id: int | None, unknown: Unknown) -> None:
     for side, span in ((pair.good, good), (pair.bad, bad)):
         if span.first >= len(span.tokens):
             raise DataError(f"{pair.where}: the tokenizer sees nothing in {side.scored!r}")
@@ -242,11 +255,6 @@ def _check_pair(
             raise DataError(
                 f"{pair.where}: {side.scored!r} has characters that the tokenizer does not know, so its score means "
                 "little; train the tokenizer with byte_fallback, or ask for unknown 'score'"
-            )
-        if context is not None and len(span.tokens) - 1 > context:
-            raise DataError(
-                f"{pair.where}: {len(span.tokens) - 1:,} tokens with the one it starts from, but the model reads "
-                f"{context:,}: {side.text[:60]!r}"
             )
     if unknown == "refuse" and good.tokens == bad.tokens and pair.good.text != pair.bad.text:
         raise DataError(

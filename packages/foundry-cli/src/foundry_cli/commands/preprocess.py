@@ -139,6 +139,7 @@ def _show(name: str, statistics: dict[str, Any], sequence_length: int) -> None:
     tokenizer = statistics["tokenizer"]
     facts = [*_source_facts(statistics["source"])]
     facts += [] if "test" in splits else [("test", "nothing is held out")]
+    facts += _overlap_facts(statistics["overlap"])
     facts.append(("tokenizer", f"{count(tokenizer['vocab_size'])} entries in {tokenizer['folder']}"))
     facts += [(split, counts["folder"]) for split, counts in splits.items()]
     facts += [("receipts", "\n".join(statistics["receipts"]))] if statistics["receipts"] else []
@@ -180,6 +181,13 @@ def _source_facts(source: dict[str, Any] | None) -> list[tuple[str, str]]:
         ("ignored", ", ".join(f"{suffix} {count(n)}" for suffix, n in source["ignored_files"].items())),
     ]
     return [(name, text) for name, text in facts if text and not text.startswith("0 ")]
+
+
+def _overlap_facts(overlap: dict[str, int] | None) -> list[tuple[str, str]]:
+    if overlap is None or not overlap["shared_documents"]:
+        return []
+    shared, documents = count(overlap["shared_documents"]), _say(overlap["documents"], "document")
+    return [("shared", f"{shared} of the {documents} of data.test_corpus are in the training corpus, word for word")]
 
 
 def _say(number: int, noun: str) -> str:

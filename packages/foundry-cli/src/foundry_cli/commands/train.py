@@ -13,6 +13,7 @@ import typer
 
 from foundry_cli.console import note, say_json, say_table
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, SetOption
+from foundry_cli.ranks import is_first_rank
 
 if TYPE_CHECKING:
     from foundry_cli.experiments import Experiment
@@ -72,7 +73,7 @@ def train(
     Run again, it goes on where it stopped, or says that it is done; stages already made from the same inputs are
     reused. The run folder (`training.output_dir`) receives everything.
     """
-    note(f"foundry train {config}")
+    _tell(f"foundry train {config}")
     # after the first line: even reading a config takes a moment
     from foundry_cli.experiments import load_experiment, note_matrix
     from foundry_cli.targets import find_fork
@@ -108,7 +109,7 @@ def _checked_time(stop_after: str) -> str:
 def train_one(experiment: "Experiment", *, as_json: bool, **options: Any) -> int:
     """Train an experiment, say how it went, and return the exit code."""
     summary = run_training(experiment, **options)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_rank():
         _show(summary, experiment.source, as_json=as_json)
     return summary.exit_code
 
@@ -137,24 +138,23 @@ def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None
     check_experiment(experiment)
     if index is not None:
         cell = pick_cell(config, index)
-        note(cell.name)
+        _tell(cell.name)
         return train_one(experiment._replace(config=cell.config), as_json=as_json, **options)
     cells = pending_cells(config, base_dir)
-    first_rank = os.environ.get("RANK", "0") == "0"
-    if first_rank and len(cells) > 1:
+    if is_first_rank() and len(cells) > 1:
         rehearse_all(cells, base_dir)
     summaries: list[TrainingSummary] = []
     for number, cell in enumerate(cells, 1):
-        note(f"{cell.name} ({number} of {len(cells)})")
+        _tell(f"{cell.name} ({number} of {len(cells)})")
         summary = run_training(experiment._replace(config=cell.config), **options)
         summaries.append(summary)
-        if first_rank and not as_json:
+        if is_first_rank() and not as_json:
             say_outcome(summary)
         if summary.exit_code:
             break
-    if first_rank and as_json:
+    if is_first_rank() and as_json:
         say_json([summary_json(summary) for summary in summaries])
-    elif first_rank:
+    elif is_first_rank():
         states = [cell_state(cell, base_dir) for cell in expand_matrix(config)]
         say_matrix(states, experiment.source, experiment.paths.run)
     return summaries[-1].exit_code if summaries else 0
@@ -211,7 +211,8 @@ def run_training(
 
     reporter = make_reporter(every_steps=experiment.config.logging.log_every_steps)
     try:
-        reporter.stage("loading PyTorch")
+        if is_first_rank():
+            reporter.stage("loading PyTorch")
         load_libraries()
         from foundry_train import Trainer
 
@@ -227,6 +228,11 @@ def run_training(
         return trainer.train()
     finally:
         reporter.close()
+
+
+def _tell(text: str) -> None:
+    if is_first_rank():
+        note(text)
 
 
 def _show(summary: "TrainingSummary", config: Path, *, as_json: bool) -> None:
