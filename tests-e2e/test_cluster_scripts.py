@@ -75,6 +75,28 @@ def test_several_processes_of_one_machine_train_as_one_does(make_experiment, fou
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(losses[0]) == 10
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_several_processes_that_ran_out_of_time_are_queued_again_until_they_are_done(make_experiment, tmp_path):
+    make_experiment(tmp_path).rename(tmp_path / "experiment.yaml")
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    written = re.search(r"(torchrun .* --stop-after 3h50m \|\|\n.*scontrol requeue .*)\n", text)
+    assert written is not None
+    script = written[1].replace("per-node 4", "per-node 2").replace("runs/experiment", "runs/tiny")
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$*" >> asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "SLURM_JOB_ID": "7"}
+
+    for time, state in (("0s", "stopped"), ("1d", "done")):
+        command = ["bash", "-c", script.replace("3h50m", time)]
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert json.loads((tmp_path / "runs" / "tiny" / "status.json").read_text())["phase"] == state
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+
+
 def _losses(run: Path) -> list[float]:
     records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [record["loss"] for record in records if record["kind"] == "step"]
