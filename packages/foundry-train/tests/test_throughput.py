@@ -67,6 +67,25 @@ def test_a_change_of_pace_is_followed_within_some_ten_seconds():
     assert throughput.tokens_per_second == pytest.approx(10_000, rel=0.06)
 
 
+def test_one_slow_step_among_quick_ones_counts_by_its_time():
+    clock = Clock()
+    throughput = make(clock)
+
+    run_steps(throughput, clock, [1.0] + [0.01] * 50 + [0.5] + [0.01] * 50)
+
+    assert throughput.tokens_per_second == pytest.approx(101 * 1000 / 1.5, rel=0.05)
+    assert throughput.eta_seconds(1000) == pytest.approx(1000 * 1.5 / 101, rel=0.05)
+
+
+def test_an_odd_second_step_is_soon_forgotten():
+    clock = Clock()
+    throughput = make(clock)
+
+    run_steps(throughput, clock, [1.0, 0.1] + [0.01] * 190)
+
+    assert throughput.tokens_per_second == pytest.approx(191 * 1000 / 2.0, rel=0.02)
+
+
 def test_mfu_is_the_share_of_the_peak():
     clock = Clock()
     throughput = make(clock, world_size=4, flops_per_token=6e6, peak_flops=1e10)

@@ -12,7 +12,23 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-SMOOTHING_SECONDS = 10.0  # time after which a step's weight in the running rate has fallen to 1/e
+SMOOTHING_SECONDS = 10.0  # time after which the weight of what was counted has fallen to 1/e
+
+
+class _Recent:
+    """Steps, tokens and seconds of about the last ten seconds: sums whose older parts fade as time passes.
+
+    Rates are one sum over another, so a second of training counts as a second, whether it was one slow step or many.
+    """
+
+    def __init__(self) -> None:
+        self.steps = self.tokens = self.seconds = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        fading = math.exp(-seconds / SMOOTHING_SECONDS)
+        self.steps = self.steps * fading + 1.0
+        self.tokens = self.tokens * fading + tokens
+        self.seconds = self.seconds * fading + seconds
 
 
 class Throughput:
@@ -33,9 +49,7 @@ class Throughput:
             peak_flops: Of one device, FLOP/s; None gives no MFU.
             clock: Monotonic seconds.
         """
-        self.tokens_per_second: float = 0.0
-        """Over all ranks."""
-        self._seconds_per_step = 0.0
+        self._recent = _Recent()
         self._world_size = world_size
         self._flops_per_token = flops_per_token
         self._peak_flops = peak_flops
@@ -56,13 +70,16 @@ class Throughput:
         elapsed, self._last = max(now - self._last, 1e-9), now
         self._steps += 1
         if self._steps == 2:  # the first step's rate was the best guess until now
-            self.tokens_per_second = self._seconds_per_step = 0.0
-        weight = 1.0 if self._seconds_per_step == 0.0 else 1.0 - math.exp(-elapsed / SMOOTHING_SECONDS)
-        self._seconds_per_step += weight * (elapsed - self._seconds_per_step)
-        self.tokens_per_second += weight * (tokens / elapsed - self.tokens_per_second)
+            self._recent = _Recent()
+        self._recent.add(tokens, elapsed)
         if self._steps > 1:
             self._tokens_total += tokens
             self._seconds_total += elapsed
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second of late, over all ranks."""
+        return self._recent.tokens / self._recent.seconds if self._recent.seconds else 0.0
 
     @property
     def average(self) -> float:
@@ -93,4 +110,4 @@ class Throughput:
 
     def eta_seconds(self, remaining_steps: int) -> float:
         """Expected time for `remaining_steps` more steps at the current rate."""
-        return remaining_steps * self._seconds_per_step
+        return remaining_steps * self._recent.seconds / self._recent.steps if self._recent.steps else 0.0
