@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_cli.figures import count, duration, one_line, plain, scaled, size
+from foundry_cli.figures import count, duration, one_line, operations, plain, scaled, size
 
 
 @given(st.text())
@@ -52,6 +52,10 @@ def test_size_uses_binary_units(number, text):
 @pytest.mark.parametrize(("number", "text"), [(999, "999"), (1234, "1.23k"), (124_000_000, "124M"), (3.2e18, "3.2E")])
 def test_scaled_has_three_digits_and_a_letter(number, text):
     assert scaled(number) == text
+
+
+def test_operations_have_their_unit():
+    assert [operations(number) for number in (12, 8.75e6, 3.14e12)] == ["12 FLOP", "8.75 MFLOP", "3.14 TFLOP"]
 
 
 def test_count_groups_digits():

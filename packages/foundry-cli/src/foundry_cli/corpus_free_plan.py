@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from foundry_cli.console import say, say_facts, say_table
-from foundry_cli.figures import count, scaled, size
+from foundry_cli.figures import count, operations, size
 from foundry_cli.plan_rows import LEFT, batch_row, compute_row, memory_row, model_row, schedule_rows, scheduled, sum_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _seen(config: "ExperimentConfig", facts: dict[str, Any]) -> str:
 
 
 def _in_all(config: "ExperimentConfig", facts: dict[str, Any]) -> str:
-    return "" if facts["flops"] is None else f", {_bound(config)}{scaled(facts['flops'])}FLOP in all"
+    return "" if facts["flops"] is None else f", {_bound(config)}{operations(facts['flops'])} in all"
 
 
 def _disk(config: "ExperimentConfig", facts: dict[str, Any]) -> str:

@@ -25,6 +25,12 @@ def scaled(number: float) -> str:
     return f"{number:.3g}"
 
 
+def operations(number: float) -> str:
+    """Give a number of floating-point operations: ``8.75 MFLOP``."""
+    text = scaled(number)
+    return f"{text[:-1]} {text[-1]}FLOP" if text[-1].isalpha() else f"{text} FLOP"
+
+
 def size(number_of_bytes: float) -> str:
     """Give a number of bytes in binary units: ``1.5 MiB``."""
     value, units = float(number_of_bytes), iter(_SIZES)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from foundry_cli.figures import count, scaled, size
+from foundry_cli.figures import count, operations, scaled, size
 
 if TYPE_CHECKING:
     from foundry_config import ExperimentConfig
@@ -37,19 +37,21 @@ def compute_row(facts: dict[str, Any], in_all: str) -> tuple[str, str]:
     per_token = facts["flops_per_token"]
     if per_token is None:
         return "compute", "not known for a model that is no family of transformers"
-    return "compute", f"{scaled(per_token)}FLOP per token{in_all}"
+    return "compute", f"{operations(per_token)} per token{in_all}"
 
 
 def memory_row(facts: dict[str, Any]) -> tuple[str, str]:
     """Say what a step takes of the memory, or why that is not known."""
     memory = facts["memory_bytes"]
-    return "memory", sum_of(memory) if memory is not None else f"not known: {facts['memory_unknown']}"
+    if memory is None:
+        return "memory", f"not known: {facts['memory_unknown']}"
+    return "memory", sum_of(memory, "besides PyTorch itself")
 
 
-def sum_of(parts: dict[str, int]) -> str:
+def sum_of(parts: dict[str, int], remark: str = "") -> str:
     """Say a total and what it is made of. [bytes]"""
     summands = " + ".join(f"{name} {size(value)}" for name, value in parts.items() if name != "total")
-    return f"about {size(parts['total'])}: {summands}"
+    return f"about {size(parts['total'])}{remark and ', '}{remark}: {summands}"
 
 
 def scheduled(checkpoints: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foundry_cli.console import say, say_facts, say_json, say_table
-from foundry_cli.figures import count, scaled
+from foundry_cli.figures import count, operations
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, MatrixIndexOption, SetOption
 from foundry_cli.plan_rows import (
     COLUMNS,
@@ -227,7 +227,7 @@ def _show(config: "ExperimentConfig", facts: dict[str, Any]) -> None:
         ),
         ("sees", f"{about}{count(facts['tokens'])} tokens, {count(facts['words'])} words"),
         model_row(config, facts),
-        compute_row(facts, f", {scaled(facts['flops'])}FLOP in all" if facts["flops"] is not None else ""),
+        compute_row(facts, f", {operations(facts['flops'])} in all" if facts["flops"] is not None else ""),
         memory_row(facts),
         ("disk", sum_of(facts["disk_bytes"])),
     ]
