@@ -69,14 +69,16 @@ def make_updater(
     loss=None,
     precision: str = "fp32",
     micro_batch: int = 8,
-    optimizer: str = "sgd",
+    optimizer: str | OptimizerGroup = "sgd",
     **changes,
 ) -> Updater:
-    training = TrainingConfig(output_dir="run", learning_rate=0.1, optimizer=optimizer, adam_beta1=0.0)
+    if isinstance(optimizer, str):
+        training = TrainingConfig(output_dir="run", learning_rate=0.1, optimizer=optimizer, adam_beta1=0.0)
+        optimizer = make_optimizer(model, training, CPU)
     return Updater(
         loss or TokenLoss(model),
         model,
-        make_optimizer(model, training, CPU),
+        optimizer,
         world=World(),
         precision=make_precision(precision, CPU),
         micro_batch=micro_batch,
@@ -341,6 +343,22 @@ def test_a_batch_without_any_target_changes_nothing_and_has_loss_zero():
     result = make_updater(model).update(make_batch(ignored=1.1))
 
     assert result.loss == 0.0 and result.grad_norm == 0.0 and digest(model) == before
+
+
+def test_parameters_that_no_optimizer_holds_gather_no_gradient_and_are_not_clipped_for():
+    model, alone = TinyModel(), TinyModel()
+    updater, expected = (
+        make_updater(
+            each, optimizer=OptimizerGroup([torch.optim.SGD(each.head.parameters(), lr=0.1)]), max_grad_norm=0.1
+        )
+        for each in (model, alone)
+    )
+    alone.embedding.requires_grad_(False)
+
+    norms = [updater.update(make_batch(seed=3)).grad_norm for _ in range(5)]
+
+    assert norms == [expected.update(make_batch(seed=3)).grad_norm for _ in range(5)]
+    assert digest(model) == digest(alone)
 
 
 def test_a_gradient_of_zero_is_said_once(caplog):

@@ -50,6 +50,10 @@ class OptimizerGroup:
         """The parameter groups of all members, in order; changing an entry changes the optimizer."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
+    def held(self) -> set[int]:
+        """The identities of the parameters that some member updates."""
+        return ids(parameter for group in self.param_groups for parameter in group["params"])
+
     def set_learning_rate(self, rate: float) -> None:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -112,7 +116,7 @@ def _check_members(group: OptimizerGroup, model: nn.Module) -> None:
                 f"optimizer {group.name!r}: {type(optimizer).__name__} wants to compute the loss itself, again and"
                 " again (a closure), which a training step cannot give it; use one that needs gradients alone"
             )
-    held = ids(parameter for entry in group.param_groups for parameter in entry["params"])
+    held = group.held()
     left = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
     if left and len(left) == len(trainable(model)):
         raise ConfigError(f"optimizer {group.name!r} holds no parameter of the model, so nothing would be trained")

@@ -93,14 +93,17 @@ class Updater:
         """
         self.micro_batch = micro_batch
         self._loss_function = loss_function
-        self._parameters = trainable(model)
         self._optimizer = optimizer
+        held = optimizer.held()
+        self._parameters = [parameter for parameter in trainable(model) if id(parameter) in held]
+        self._untouched = [parameter for parameter in trainable(model) if id(parameter) not in held]
         self._world = world
         self._precision = precision
         self._max_grad_norm = max_grad_norm or math.inf
         self._should_stop = should_stop
         self._bf16_weights = bf16_weights
         self._said_no_gradient = False
+        self._on_host = _HostCopy(world.device)
         self._decides_on_device = decides_on_device(optimizer, world.device) and precision.scaler is None
 
     def update(self, batch: GlobalBatch) -> StepResult:
@@ -120,7 +123,7 @@ class Updater:
 
     def gradients(self, batch: GlobalBatch) -> float:
         """Leave the gradient of the exact mean in `.grad`, unclipped, and return that mean (nats per token)."""
-        self._optimizer.zero_grad()
+        self._drop_gradients()
         attempt = self._forward_backward(batch)
         self._world.sum_gradients(self._parameters)
         return float(attempt.loss_sum) / max(1, batch.target_tokens)
@@ -128,16 +131,22 @@ class Updater:
     def _attempt(self, batch: GlobalBatch, generators: "_GeneratorStates") -> StepResult:
         """Forward, backward, and the update if everything is finite; halves the micro-batch until it fits."""
         while True:
-            self._optimizer.zero_grad()
+            self._drop_gradients()
             attempt = self._forward_backward(batch)
             loss_sum, out_of_memory, stopped = self._agree(attempt)
             if not out_of_memory and not stopped:
                 return self._apply(batch, loss_sum)
-            self._optimizer.zero_grad()
+            self._drop_gradients()
             generators.restore()
             if stopped:
                 return StepResult(Outcome.STOPPED, math.nan, math.nan)
             self._halve(len(batch.input_ids))
+
+    def _drop_gradients(self) -> None:
+        """Drop all gradients, also those of parameters that no optimizer holds, which else would add up for ever."""
+        self._optimizer.zero_grad()
+        for parameter in self._untouched:
+            parameter.grad = None
 
     def _forward_backward(self, batch: GlobalBatch) -> _Attempt:
         """Accumulate gradients over the micro-batches, and the sum of their losses on the device."""
@@ -160,7 +169,7 @@ class Updater:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return _Attempt(torch.zeros((), device=device), out_of_memory=True, stopped=False)
+            return _Attempt(total, out_of_memory=True, stopped=False)  # nothing is allocated on a device that is full
         return _Attempt(total, out_of_memory=False, stopped=False)
 
     def _agree(self, attempt: _Attempt) -> tuple[Tensor, bool, bool]:
@@ -188,13 +197,14 @@ class Updater:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         numbers = torch.stack([loss_sum.to(norm), norm])  # [2]
+        self._on_host.send(numbers)
         if self._decides_on_device:
             self._step_if_finite(numbers, norm)
-        # the only read per step: a device that works asynchronously is waited for once
-        loss_total, norm_value = numbers.tolist()
+        # the only wait per step for a device that works asynchronously: it is for the numbers, not for the update
+        loss_total, norm_value = self._on_host.receive()
         loss = loss_total / max(1, batch.target_tokens)
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
-            self._optimizer.zero_grad()
+            self._drop_gradients()
             return StepResult(Outcome.NONFINITE, loss, norm_value)
         if norm_value == 0.0 and loss > 0.0 and not self._said_no_gradient:
             self._said_no_gradient = True
@@ -265,6 +275,27 @@ def decides_on_device(optimizer: OptimizerGroup, device: torch.device) -> bool:
         type(member) in (FusedAdamW, torch.optim.AdamW) and getattr(member, "_step_supports_amp_scaling", False)
         for member in optimizer.optimizers
     )
+
+
+class _HostCopy:
+    """A few numbers on their way to the host, while a GPU goes on with what is queued behind them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._numbers = torch.empty(2, pin_memory=True) if device.type == "cuda" else torch.empty(2)
+        self._sent = torch.cuda.Event() if device.type == "cuda" else None
+
+    def send(self, numbers: Tensor) -> None:
+        """Queue the copy of `numbers`. [2]"""
+        self._numbers.copy_(numbers, non_blocking=True)
+        if self._sent is not None:
+            self._sent.record(torch.cuda.current_stream(self._device))
+
+    def receive(self) -> list[float]:
+        """Wait for the copy, and return it."""
+        if self._sent is not None:
+            self._sent.synchronize()
+        return self._numbers.tolist()
 
 
 class _GeneratorStates:
