@@ -374,3 +374,15 @@ def test_a_run_that_was_moved_counts_paths_from_the_project_around_it_or_from_he
     home.parent.mkdir(parents=True)
     run.rename(home)
     assert base_dir_of(home) == tmp_path / "home"
+
+
+def test_functions_of_the_project_are_looked_for_before_anything_is_trained(foundry, project):
+    (project.parent / "our_rates.py").write_text("def rate(step, shape):\n    return 1.0\n")
+
+    good = foundry("validate", project, "--set", "training.lr_schedule=our_rates:rate")
+    bad = foundry("validate", project, "--set", "training.lr_schedule=no_rates:rate", "--set", "logging.sinks=[no.x:y]")
+
+    assert good.code == 0
+    assert bad.code == 2
+    for text in ("training.lr_schedule: 'no_rates:rate'", "logging.sinks: 'no.x:y'"):
+        assert f"{text} names a module that is neither in {project.parent} nor installed" in bad.err

@@ -1,11 +1,13 @@
 """Finding a named choice."""
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_config import ConfigError, DataError, did_you_mean, pick
-from foundry_config.lookup import users_code
+from foundry_config import ConfigError, DataError, did_you_mean, lookup, pick
+from foundry_config.lookup import find_modules_in, module_exists, users_code
 
 TABLE = {"adamw": 1, "sgd": 2, "muon": 3}
 
@@ -80,3 +82,37 @@ def test_a_hint_names_a_known_name_or_nothing(name):
     hint = did_you_mean(name, TABLE)
 
     assert hint == "" or any(repr(known) in hint for known in TABLE)
+
+
+def test_modules_of_a_project_are_found_in_its_folder_and_not_in_that_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(lookup, "_projects", [])
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / "its_choices.py").write_text(f"NAME = {folder.name!r}")
+    (first / "only_there.py").write_text("NAME = 1")
+
+    found = []
+    for folder in (first, second, first, first):
+        find_modules_in(folder)
+        found.append(pick("its_choices:NAME", {}, kind="sink"))
+
+    assert found == ["first", "second", "first", "first"]
+    assert sys.path.count(str(first)) == 1 and str(second) not in sys.path
+    assert module_exists("only_there:NAME") and not module_exists("nowhere:NAME")
+    find_modules_in(second)
+    assert not module_exists("only_there:NAME")
+    with pytest.raises(ConfigError, match=rf"No module named 'only_there'; it is not installed, and not in {second}$"):
+        pick("only_there:NAME", {}, kind="sink")
+    sys.modules.pop("its_choices")
+
+
+def test_a_module_of_the_project_does_not_hide_an_installed_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(lookup, "_projects", [])
+    (tmp_path / "msgspec.py").write_text("mine = 1")
+    find_modules_in(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"module 'msgspec' has no 'mine'.* The module is .*msgspec.__init__.py"):
+        pick("msgspec:mine", {}, kind="sink")

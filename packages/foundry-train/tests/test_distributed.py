@@ -15,6 +15,7 @@ from foundry_config import TrainingConfig
 from foundry_config.errors import ConfigError
 from foundry_data.torch_loader import GlobalBatch
 from foundry_model.loss import TokenLoss
+from foundry_train import distributed
 from foundry_train.distributed import World, lost_rank, open_world
 from foundry_train.optimizers import make_optimizer
 from foundry_train.precision import make_precision
@@ -208,13 +209,29 @@ def test_torchrun_environment_joins_a_group_and_leaves_it(monkeypatch, tmp_path)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     calls = []
-    monkeypatch.setattr(dist, "init_process_group", calls.append)
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([("store", 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: calls.append(backend))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
 
     with open_world("cpu") as world:
         assert (world.rank, world.size) == (0, 2)
-
     assert calls == ["gloo", "left"]
+
+    # to leave a group is to wait for the others, who may wait for this rank
+    with pytest.raises(ValueError, match="of this rank"), open_world("cpu"):
+        raise ValueError("of this rank")
+    assert calls == ["gloo", "left", "gloo"]
+
+
+def test_ranks_of_one_machine_cannot_share_a_card(monkeypatch):
+    for key, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+
+    with (
+        pytest.raises(ConfigError, match=r"'cuda:0' is one card for all 2 ranks; write cuda, a card"),
+        open_world("cuda:0"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", "two"), ("RANK", "7")])

@@ -3,14 +3,16 @@
 import contextlib
 import difflib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from foundry_cli.console import note
 from foundry_config import ConfigError, ExperimentConfig, ExperimentPaths, find_project_root, load_config
+from foundry_config.lookup import find_modules_in, module_exists
+from foundry_config.names import is_reference
 
 if TYPE_CHECKING:
     from foundry_train.matrix import Cell
@@ -41,11 +43,11 @@ def load_experiment(path: Path, *, overrides: Sequence[str] = (), base_dir: Path
         if not path.exists():
             raise ConfigError(missing_config(path))
     config = load_config(path, overrides=overrides)
-    if base_dir is None:
-        return Experiment(config, find_project_root(path.resolve().parent), path)
-    if not base_dir.is_dir():
+    if base_dir is not None and not base_dir.is_dir():
         raise ConfigError(f"--base-dir {str(base_dir)!r} is not a folder; create it first, or leave the option out")
-    return Experiment(config, base_dir.resolve(), path)
+    folder = find_project_root(path.resolve().parent) if base_dir is None else base_dir.resolve()
+    find_modules_in(folder)
+    return Experiment(config, folder, path)
 
 
 def matrix_runs(experiment: Experiment) -> "list[Cell]":
@@ -98,12 +100,15 @@ def check_experiment(experiment: Experiment) -> None:
     runs = [(f"run {cell.index} of the matrix ({cell.name}): ", cell.config) for cell in matrix_runs(experiment)]
     configs = [("", experiment.config), *runs]
     problems: list[str] = []
-    seen: set[bytes] = set()
+    seen: set[Any] = set()
     for name, config in runs or configs:  # the fields of a model as they stand may come together in none of the runs
         if (fields := msgspec.json.encode((config.model, config.tokenizer.vocab_size, config.data))) not in seen:
             seen.add(fields)
             problems += [f"{name}{line}" for line in _architecture_problems(config)]
     for name, config in configs:
+        if (references := tuple(_references(config))) not in seen:
+            seen.add(references)
+            problems += [f"{name}{line}" for line in _reference_problems(references, base_dir)]
         if (steps := msgspec.json.encode(config.dataset_manipulation)) not in seen:
             seen.add(steps)
             problems += [f"{name}{line}" for line in _step_problems(config, base_dir)]
@@ -123,6 +128,28 @@ def _architecture_problems(config: ExperimentConfig) -> list[str]:
     except ConfigError as error:
         return str(error).splitlines()
     return []
+
+
+def _references(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
+    """Yield field and value where a model, an optimizer, a schedule or a sink is a function of the user's."""
+    yield from (
+        (field, name)
+        for field, name in (
+            ("model.architecture", config.model.architecture),
+            ("training.optimizer", config.training.optimizer),
+            ("training.lr_schedule", config.training.lr_schedule),
+            *(("logging.sinks", sink) for sink in config.logging.sinks),
+        )
+        if is_reference(name)
+    )
+
+
+def _reference_problems(references: Iterable[tuple[str, str]], base_dir: Path) -> list[str]:
+    return [
+        f"{field}: {name!r} names a module that is neither in {base_dir} nor installed"
+        for field, name in references
+        if not module_exists(name)
+    ]
 
 
 def _step_problems(config: ExperimentConfig, base_dir: Path) -> list[str]:

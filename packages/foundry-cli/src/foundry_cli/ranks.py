@@ -8,6 +8,11 @@ def is_first_rank() -> bool:
     return rank() == "0"
 
 
+def is_alone() -> bool:
+    """Tell whether there is but one process."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 def rank() -> str:
     """Return the rank, `0` where there is but one process."""
     return os.environ.get("RANK", "0")

@@ -7,6 +7,7 @@ pick("adamv", {"adamw": adamw, "sgd": sgd}, kind="optimizer")
 import contextlib
 import difflib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
@@ -30,6 +31,26 @@ def pick(name: str, table: Mapping[str, Choice], *, kind: str) -> Choice | Any:
     raise ConfigError(f"unknown {kind} {name!r}.{did_you_mean(name, table)} Known: {', '.join(table)}")
 
 
+def find_modules_in(folder: str | Path) -> None:
+    """Let `"module:attribute"` name modules of this project, after those that are installed; of the last one told."""
+    place = Path(folder).resolve()
+    for earlier in _projects:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(earlier))
+    _projects[:] = [*(earlier for earlier in _projects if earlier != place), place]
+    sys.path.append(str(place))
+    importlib.invalidate_caches()
+
+
+def module_exists(reference: str) -> bool:
+    """Tell whether the module of `"package.module:attribute"` can be found, without running it."""
+    name = reference.partition(":")[0]
+    try:
+        return importlib.util.find_spec(name.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def import_attribute(reference: str, *, kind: str) -> Any:
     """Import `"package.module:attribute"`.
 
@@ -37,17 +58,33 @@ def import_attribute(reference: str, *, kind: str) -> Any:
         ConfigError: The module or the attribute does not exist, or the module fails to import.
     """
     module_name, _, attribute = reference.partition(":")
+    _forget_another_projects(module_name)
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
-        raise ConfigError(f"{kind} {reference!r}: cannot import module {module_name!r}: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        where = f"; it is not installed, and not in {_projects[-1]}" if missing and _projects else ""
+        raise ConfigError(f"{kind} {reference!r}: cannot import module {module_name!r}: {error}{where}") from error
     try:
         return getattr(module, attribute)
     except AttributeError:
         known = [name for name in vars(module) if not name.startswith("_")]
         raise ConfigError(
             f"{kind} {reference!r}: module {module_name!r} has no {attribute!r}.{did_you_mean(attribute, known)}"
+            f" The module is {getattr(module, '__file__', None) or 'built in'}"
         ) from None
+
+
+def _forget_another_projects(module: str) -> None:
+    """Drop a module of a project that this process dealt with before, so that the current one's is imported."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or not _projects or Path(file).resolve().is_relative_to(_projects[-1]):
+        return
+    if any(Path(file).resolve().is_relative_to(project) for project in _projects[:-1]):
+        sys.modules.pop(module)
+
+
+_projects: list[Path] = []  # that modules are or were looked for in; the last one counts
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ default.
   `--set training.learning_rate=3e-4` over everything. Values there are YAML too: lists `[1, 2]`, `null`.
 - **Relative paths** count from the project root: the nearest parent of the config file that holds `.git` or
   `pyproject.toml`, else the file's own folder; or from `--base-dir`.
+- **`module:function`** names a function of yours: of a module in the project root, or of an installed one. (A step of
+  `dataset_manipulation` looks in the project root first, a model, optimizer, schedule or sink among what is installed.)
 - **Class** says what a change of the field does to a run that exists. *identity*: it is another experiment, and resume
   refuses. *numeric*: other bits with the same meaning, and resume asks for `--allow-numeric-drift`. *free*: no
   influence on the result.

@@ -10,15 +10,20 @@ gradients over ranks, not averaging them, gives the exact gradient, however unev
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from foundry_config.errors import ConfigError, WorkerError
 from foundry_train.devices import get_device
 
+JOINING = timedelta(minutes=30)
+PATIENCE = timedelta(days=7)  # rank 0 may prepare a corpus or evaluate for hours; torchrun ends all ranks if one dies
 BUCKET_BYTES = 25 * 2**20  # large enough for bandwidth, small enough to overlap copy and transfer; DDP's own choice
 
 
@@ -84,18 +89,18 @@ class World:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(device_ids=None if self.device.index is None else [self.device.index])
 
 
 @contextlib.contextmanager
 def open_world(wish: str = "auto") -> Iterator[World]:
-    """Join the ranks that torchrun started, or be alone; the process group ends with the block.
+    """Join the ranks that torchrun started, or be alone; the process group ends with the block, unless that raises.
 
     Args:
         wish: `training.device`; `auto` becomes `cuda:<LOCAL_RANK>` where there is CUDA.
 
     Raises:
-        ConfigError: The environment names ranks that do not make sense.
+        ConfigError: The environment names ranks that do not make sense, or all are to share one card.
     """
     size = _environment_number("WORLD_SIZE", 1)
     if size == 1:
@@ -104,19 +109,25 @@ def open_world(wish: str = "auto") -> Iterator[World]:
     rank, local = _environment_number("RANK", 0), _environment_number("LOCAL_RANK", 0)
     if not 0 <= rank < size:
         raise ConfigError(f"RANK is {rank} but WORLD_SIZE is {size}; start all ranks with torchrun")
+    if re.fullmatch(r"cuda:\d+", wish) and _environment_number("LOCAL_WORLD_SIZE", size) > 1:
+        raise ConfigError(f"training.device: {wish!r} is one card for all {size} ranks; write cuda, a card for each")
     device = get_device(f"cuda:{local}" if wish in {"auto", "cuda"} and torch.cuda.is_available() else wish)
     owns_group = not dist.is_initialized()
     if owns_group:
         try:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            _join("nccl" if device.type == "cuda" else "gloo")
         except (ValueError, dist.DistError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(f"the {size} ranks cannot be joined: {reason}; start them all with torchrun") from error
-    try:
-        yield World(rank, size, device)
-    finally:
-        if owns_group:
-            dist.destroy_process_group()
+    yield World(rank, size, device)
+    if owns_group:  # not after an error: it waits for ranks that wait for this one, and torchrun would never hear of it
+        dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Meet the other ranks within half an hour; from then on wait for them as long as it takes."""
+    store, rank, size = next(rendezvous("env://", timeout=JOINING))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
 
 def lost_rank(error: BaseException) -> WorkerError | None:

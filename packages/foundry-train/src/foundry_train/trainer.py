@@ -24,6 +24,7 @@ from foundry_config.errors import (
     MemoryExhaustedError,
     ResumeMismatchError,
 )
+from foundry_config.lookup import find_modules_in
 from foundry_data.processor import DataProcessor, PreparedData
 from foundry_model.out_of_memory import is_out_of_memory
 from foundry_train.build import Build, build, describe_build
@@ -84,6 +85,7 @@ class Trainer:
         """
         self.config = config
         self.base_dir = Path(base_dir)
+        find_modules_in(self.base_dir)
         self.paths = ExperimentPaths(config, base_dir)
         self.resume = "must" if config.training.resume_from_checkpoint and resume == "auto" else resume
         self.console: Console = console
