@@ -171,12 +171,15 @@ def tiny_config() -> Callable[..., ExperimentConfig]:
         batch_size: int = 2,
         length: int = 32,
         vocab: int = 1000,
+        document_mask: bool = False,
         **model: object,
     ) -> ExperimentConfig:
         fields = {"layers": 2, "embedding_size": 64, "hidden_size": 64, "intermediate_hidden_size": 128} | model
         return ExperimentConfig(
             experiment_name="tiny",
-            data=DataConfig(source_corpus="corpus", batch_size=batch_size, max_sequence_length=length),
+            data=DataConfig(
+                source_corpus="corpus", batch_size=batch_size, max_sequence_length=length, document_mask=document_mask
+            ),
             tokenizer=TokenizerConfig(vocab_size=vocab),
             model=ModelConfig(**({"attention_heads": 2} | fields)),
             training=TrainingConfig(output_dir="run", learning_rate=1e-3, precision=precision, bf16_params=bf16_params),

@@ -45,6 +45,10 @@ def test_flash_attention_needs_its_package_and_half_precision(tiny_config, monke
     with pytest.raises(ConfigError, match=r"bf16 or fp16 only, and training.precision is 'fp32'"):
         resolve_attention(tiny_config(attention="flash_attention_2"), "cuda", model_class=EVERYTHING)
 
+    packed = tiny_config(attention="flash_attention_2", precision="bf16", document_mask=True)
+    with pytest.raises(ConfigError, match=r"does not keep the documents of a row apart, which data.document_mask asks"):
+        resolve_attention(packed, "cuda", model_class=EVERYTHING)
+
     config = tiny_config(attention="flash_attention_2", precision="bf16")
     assert resolve_attention(config, "cuda", model_class=EVERYTHING) == "flash_attention_2"
 

@@ -121,6 +121,18 @@ def test_without_a_gpu_there_are_no_kernels():
     assert gpu_kernels(torch.device("cpu")) is None
 
 
+def test_kernels_tried_on_a_full_device_are_not_given_up(monkeypatch):
+    from foundry_model.cross_entropy import gpu_kernels
+
+    def eye(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "eye", eye)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        gpu_kernels.__wrapped__(torch.device("cuda:0"))
+
+
 def test_kernels_that_cannot_be_built_are_done_without_and_that_is_said(monkeypatch, caplog):
     from foundry_model.cross_entropy import gpu_kernels
 

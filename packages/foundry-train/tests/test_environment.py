@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,6 +123,21 @@ def test_numeric_fingerprint_of_cuda_names_card_and_libraries(monkeypatch):
     fingerprint = numeric_fingerprint(torch.device("cuda"))
 
     assert fingerprint["cuda"]["device"] == "Some Card"
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12", "535.183.01"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.133.20  Release Build", "570.133.20"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  580.65.06  Release Build", "580.65.06"),
+    ],
+)
+def test_the_driver_is_told_by_its_version(monkeypatch, line, version):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"{line}\nGCC version: 12.2.0\n")
+
+    assert hardware(torch.device("cuda"))["driver"] == version
 
 
 def test_hardware_lists_the_cards(monkeypatch):

@@ -1,8 +1,10 @@
 """Finding the micro-batch: by trying, by estimate, from memory."""
 
+import functools
 import json
 import logging
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -172,11 +174,38 @@ def test_a_try_is_a_forward_and_backward_pass_that_leaves_no_gradient():
     seen = []
 
     def loss_function(ids, labels, positions, mask):
-        seen.append((tuple(ids.shape), positions is not None))
+        seen.append((tuple(ids.shape), None if positions is None else positions.tolist(), layer.weight.grad is None))
+        assert labels is not ids  # in training they are two tensors, too
         return layer(ids).sum(), None
 
     config = make_config("auto")
     group = OptimizerGroup([torch.optim.SGD(layer.parameters(), lr=0.1)])
-    micro_batch._attempt(config, CPU, loss_function, group, make_precision("fp32", CPU))(3)
+    attempt = functools.partial(micro_batch._attempt, config, CPU, loss_function, group, make_precision("fp32", CPU))
 
-    assert seen == [((3, 8), False)] and layer.weight.grad is None
+    attempt(3)(3)
+    assert seen == [((3, 8), None, True)] and layer.weight.grad is None
+    # of several micro-batches, the second finds the gradients of the first
+    attempt(7)(3)
+    assert seen[1:] == [((3, 8), None, True), ((3, 8), None, False)] and layer.weight.grad is None
+
+
+def test_a_try_with_packed_documents_has_several_in_a_row():
+    from foundry_train.optimizers import OptimizerGroup
+    from foundry_train.precision import make_precision
+
+    layer = torch.nn.Embedding(300, 1)
+    seen = []
+    config = make_config("auto")
+    config = msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, document_mask=True))
+    group = OptimizerGroup([torch.optim.SGD(layer.parameters(), lr=0.1)])
+
+    micro_batch._attempt(
+        config,
+        CPU,
+        lambda ids, _labels, positions, _mask: (seen.append(positions), (layer(ids).sum(), None))[1],
+        group,
+        make_precision("fp32", CPU),
+        2,
+    )(2)
+
+    assert seen[0].tolist() == [[0, 1, 2, 3, 0, 1, 2, 3]] * 2 and seen[0].is_contiguous()

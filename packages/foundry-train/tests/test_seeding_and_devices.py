@@ -41,11 +41,14 @@ def test_set_seed_takes_seeds_beyond_32_bits():
 
 def test_deterministic_seed_turns_on_deterministic_algorithms(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.delenv("FLASH_ATTENTION_DETERMINISTIC", raising=False)
     try:
         set_seed(1, deterministic=True)
 
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert os.environ["FLASH_ATTENTION_DETERMINISTIC"] == "1"
+        assert not torch.utils.deterministic.fill_uninitialized_memory
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -131,6 +134,11 @@ def test_a_device_that_does_not_exist_is_refused_by_name(wish):
         ("NVIDIA L40", "bf16", 181.0),
         ("NVIDIA GH200 480GB", "bf16", 989.4),
         ("NVIDIA GeForce RTX 4090", "bf16", 165.2),
+        ("NVIDIA H200", "bf16", 989.4),
+        ("NVIDIA H200 NVL", "bf16", 835.5),
+        ("NVIDIA B200", "fp32", 75.0),
+        ("Tesla V100-PCIE-16GB", "fp16", 112.0),
+        ("Tesla V100-SXM2-32GB", "fp16", 125.0),
         # names that only contain those of the table, and parts of a card
         ("NVIDIA RTX A4000", "bf16", None),
         ("NVIDIA RTX A3000 Laptop GPU", "bf16", None),

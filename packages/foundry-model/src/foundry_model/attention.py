@@ -2,7 +2,7 @@
 
     auto              -> sdpa where the family has it, else eager
     sdpa, eager, flex -> as asked; ConfigError where the family does not have it
-    flash_attention_N -> needs CUDA, its package, and bf16 or fp16; ConfigError naming what is missing
+    flash_attention_N -> needs CUDA, its package, bf16 or fp16, and no document_mask; ConfigError naming the obstacle
     use_flash_attention: true -> flash_attention_2 if possible, else a warning and `auto`
 
 What was taken is logged and stands on the model as `model.foundry_attention`.
@@ -73,10 +73,13 @@ def _obstacle(wish: str, config: ExperimentConfig, device: torch.device | str | 
         return f"the package {package!r} is not installed"
     if config.training.precision not in ("bf16", "fp16"):
         return f"it computes in bf16 or fp16 only, and training.precision is {config.training.precision!r}"
+    if config.data.document_mask:  # transformers looks for packed documents in a batch of one row only
+        return "it does not keep the documents of a row apart, which data.document_mask asks for"
     return None
 
 
 _NAMES = {"flex": "flex_attention"}
+FLASH_DISTRIBUTIONS = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_3"}
 _PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 _SUPPORT_FLAGS = {
     "sdpa": ("_supports_sdpa",),

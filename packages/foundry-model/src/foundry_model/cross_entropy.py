@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foundry_model.out_of_memory import is_out_of_memory
+
 logger = logging.getLogger(__name__)
 
 IGNORED = -100
@@ -103,6 +105,8 @@ def gpu_kernels(device: torch.device) -> Any:
         if not torch.allclose(found, F.cross_entropy(logits, targets, reduction="none")):
             raise ArithmeticError("its kernel computes other numbers")
     except Exception as error:  # Triton raises errors of many kinds, some of them of the compiler
+        if is_out_of_memory(error):
+            raise  # says nothing of the kernels
         reason = str(error).strip().partition("\n")[0]
         logger.warning("the loss runs without the kernels of Triton, three times slower: %s", reason)
         return None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from foundry_model.loss import parameters_of_forward, supports_chunked_loss, token_logits, unwrapped
-from foundry_model.modes import evaluating
+from foundry_model.modes import evaluating, without_compiler
 
 
 class ScoringModel:
@@ -98,7 +98,7 @@ def open_for_scoring(model: nn.Module) -> Iterator[ScoringModel]:
         torch.random.fork_rng(devices=generators),
         torch.autocast(device.type, enabled=False),
         _full_fp32(device),
-        _without_compiler(core),
+        without_compiler(core),
         evaluating(core),
     ):
         yield ScoringModel(core, device)
@@ -158,13 +158,3 @@ def _full_fp32(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(products)
         if convolutions:
             torch.backends.cudnn.allow_tf32 = True
-
-
-@contextlib.contextmanager
-def _without_compiler(core: nn.Module) -> Iterator[None]:
-    """Batches have many shapes: a compiled model would be compiled again for each."""
-    if not any(getattr(module, "_compiled_call_impl", None) for module in core.modules()):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield

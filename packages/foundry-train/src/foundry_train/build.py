@@ -13,6 +13,7 @@ import torch
 
 from foundry_config import ExperimentConfig, TrainingPlan
 from foundry_model import SpecialIds, count_parameters, create_model
+from foundry_model.attention import FLASH_DISTRIBUTIONS
 from foundry_model.cost import known_flops_per_token
 from foundry_model.cross_entropy import gpu_kernels
 from foundry_train.devices import peak_flops
@@ -75,6 +76,7 @@ def build(
     start = first_micro_batch(config, world)
     trainable = prepare_for_training(model, config, device=device, micro_batch=start, expected_seconds=seconds)
     optimizer = make_optimizer(model, training, device)
+    gpu_kernels(device)  # settled before `auto` fills the device
     micro_batch = find_micro_batch(
         config,
         world,
@@ -134,12 +136,15 @@ def fingerprint_of(trainable: TrainableModel, config: ExperimentConfig, world: W
         kernels["bf16_params"] = True
     if trainable.loss_function.cpu_attention:
         kernels["cpu_attention"] = True
+    attention = getattr(trainable.model, "foundry_attention", None)
+    if attention in FLASH_DISTRIBUTIONS:
+        kernels["flash_attention"] = package_version(FLASH_DISTRIBUTIONS[attention])
     if world.device.type == "cuda":
         kernels["loss_kernels"] = getattr(gpu_kernels(world.device), "VERSION", None)
     return numeric_fingerprint(
         world.device,
         model=trainable.model,
-        attention=getattr(trainable.model, "foundry_attention", None),
+        attention=attention,
         precision=training.precision,
         compiled=trainable.compiled,
         chunked_loss=trainable.chunked,

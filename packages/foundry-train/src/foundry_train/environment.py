@@ -104,7 +104,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         found["cuda"] = torch.version.cuda
-        found["driver"] = _first_match(Path("/proc/driver/nvidia/version"), r"Kernel Module\D*([\d.]+)")
+        found["driver"] = _first_match(Path("/proc/driver/nvidia/version"), r"Kernel Module(?: for \S+)?\s+([\d.]+)")
     return found
 
 

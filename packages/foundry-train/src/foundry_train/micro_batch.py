@@ -4,13 +4,15 @@
     (not given)                        data.batch_size over the ranks, likewise
     auto                               the rank's share of the global batch, halved until it fits; remembered in the run
 
-On a GPU `auto` tries: forward and backward over a batch of zeros, with room set aside for what the optimizer will need.
+On a GPU `auto` tries: forward and backward over a batch of zeros, with room set aside for what the optimizer will need,
+and without the compiler, which would take a minute for each size and saves no memory.
 On a CPU trying would end in the arms of the kernel, which kills instead of refusing; there the estimate decides.
 """
 
 import json
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from foundry_config import ExperimentConfig, config_digest
 from foundry_config.errors import ConfigError, MemoryExhaustedError
 from foundry_data import fs
 from foundry_model.memory import estimate_memory
+from foundry_model.modes import without_compiler
 from foundry_model.out_of_memory import is_out_of_memory
 from foundry_train.distributed import World
 from foundry_train.memory import available_memory_bytes, release_memory
@@ -87,9 +90,10 @@ def find_micro_batch(
             logger.warning("training.micro_batch_size: auto takes all %d sequences: %s", start, error)
             found = start
     elif found is None:
-        attempt = _attempt(config, world.device, loss_function, optimizer, precision)
+        attempt = _attempt(config, world.device, loss_function, optimizer, precision, start)
         reserve = OPTIMIZER_COPIES * sum(p.numel() * p.element_size() for p in trainable(model))
-        found = largest_that_fits(attempt, start, device=world.device, reserve_bytes=reserve)
+        with without_compiler(loss_function) if isinstance(loss_function, torch.nn.Module) else nullcontext():
+            found = largest_that_fits(attempt, start, device=world.device, reserve_bytes=reserve)
     found = world.smallest(found)
     logger.info("training.micro_batch_size: auto is %d of %d sequences", found, start)
     if run_dir is not None:
@@ -154,14 +158,21 @@ def _attempt(
     loss_function: LossFunction,
     optimizer: OptimizerGroup,
     precision: Precision,
+    share: int,
 ) -> Callable[[int], None]:
+    """Return passes forward and backward over so many sequences, as many as an update of `share` makes, or two."""
+
     def attempt(micro_batch: int) -> None:
-        ids = torch.zeros(micro_batch, config.data.max_sequence_length, dtype=torch.long, device=device)
-        positions = torch.arange(ids.shape[1], device=device).expand_as(ids) if config.data.document_mask else None
+        length = config.data.max_sequence_length
+        ids = torch.zeros(micro_batch, length, dtype=torch.long, device=device)
+        positions = None
+        if config.data.document_mask:  # two documents a row: with one alone, transformers would leave the mask out
+            positions = (torch.arange(length, device=device) % -(-length // 2)).repeat(micro_batch, 1)
         try:
-            with precision.autocast():
-                loss, _ = loss_function(ids, ids, positions, None)
-            loss.backward()
+            for _ in range(min(2, -(-share // micro_batch))):  # the second pass finds the gradients of the first
+                with precision.autocast():
+                    loss, _ = loss_function(ids, ids.clone(), positions, None)
+                loss.backward()
         finally:
             optimizer.zero_grad()
 

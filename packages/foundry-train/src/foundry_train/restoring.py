@@ -5,7 +5,6 @@ model and optimizer are left in no usable state, and the caller loads an older c
 """
 
 import functools
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -20,8 +19,8 @@ from foundry_model.pretrained import model_state
 from foundry_train.checkpoint_list import CheckpointInfo, file_problems
 from foundry_train.manifest import OPTIMIZER_FILE, RNG_FILES, STATE_FILE, WEIGHT_FILES, Manifest
 from foundry_train.plain_values import decode_plain
-from foundry_train.rank_agreement import rank
-from foundry_train.rng_state import TORCH_CPU, RngState, restore_rng
+from foundry_train.rank_agreement import collective_device, rank
+from foundry_train.rng_state import RngState, derived_rng, restore_rng
 from foundry_train.safetensors_reader import Loaded, load_into, load_new
 from foundry_train.side_work import start_beside
 from foundry_train.state import TrainState, state_from_json
@@ -62,8 +61,8 @@ def restore_full(info: CheckpointInfo, parts: Parts) -> TrainState:
         import_optimizer(parts.model, parts.optimizer, OptimizerTree(tensors, state["optimizers"]))
     _restore_scheduler(parts.lr_scheduler, state["lr_scheduler"])
     _restore_scaler(parts.scaler, state["scaler"])
-    generators = _read_generators(info.path, manifest, state["rng"])
-    restore_rng(generators)
+    device = collective_device(parts.model)
+    restore_rng(_read_generators(info.path, manifest, state["rng"], device), device)
     return state_from_json(state["train"])
 
 
@@ -121,16 +120,13 @@ def _read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _read_generators(folder: Path, manifest: Manifest, plain: list[dict[str, Any]]) -> RngState:
+def _read_generators(folder: Path, manifest: Manifest, plain: list[dict[str, Any]], device: torch.device) -> RngState:
     """This rank's generators; a rank that did not exist at the time of the save gets ones derived from rank 0's."""
     own = rank()
     saved = sorted(filter(RNG_FILES.fullmatch, manifest.files))
     if own < len(saved):
         return RngState(plain[own], load_new(folder / saved[own]).tensors)
-    tensors = load_new(folder / saved[0]).tensors
-    seed = hashlib.sha256(tensors[TORCH_CPU].numpy().tobytes() + own.to_bytes(4, "little")).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "little") % 2**63)
-    return RngState(plain[0], {TORCH_CPU: generator.get_state()})
+    return derived_rng(RngState(plain[0], load_new(folder / saved[0]).tensors), own, device)
 
 
 def _restore_scheduler(scheduler: Any, saved: Any) -> None:

@@ -5,6 +5,7 @@ user's code may draw. The states of Python and NumPy are plain values for `train
 tensors for `trainer/rng-<rank>.safetensors`.
 """
 
+import hashlib
 import json
 import random
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from foundry_train.plain_values import decode_plain, encode_plain
 from foundry_train.rank_agreement import world_size
 
 TORCH_CPU = "torch.cpu"
-TORCH_CUDA = "torch.cuda."
+TORCH_CUDA = "torch.cuda"
 
 
 class RngState(NamedTuple):
@@ -26,36 +27,47 @@ class RngState(NamedTuple):
     plain: dict[str, Any]
     """`python` and `numpy`, as JSON values."""
     tensors: dict[str, torch.Tensor]
-    """`torch.cpu`, and `torch.cuda.<i>` for each CUDA device in use; bytes."""
+    """`torch.cpu`, and `torch.cuda` for the CUDA device of the process, whatever its number; bytes."""
 
 
-def capture_rng() -> RngState:
-    """Copy the state of every global generator."""
+def capture_rng(device: torch.device | None = None) -> RngState:
+    """Copy the state of every global generator, that of a CUDA `device` included."""
     plain = {"python": encode_plain(random.getstate()), "numpy": encode_plain(np.random.get_state(legacy=False))}
     tensors = {TORCH_CPU: torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        tensors |= {f"{TORCH_CUDA}{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    if device is not None and device.type == "cuda":
+        tensors[TORCH_CUDA] = torch.cuda.get_rng_state(device)
     return RngState(plain, tensors)
 
 
-def restore_rng(state: RngState) -> None:
-    """Put every global generator back; states of CUDA devices that this machine lacks are left out."""
+def restore_rng(state: RngState, device: torch.device | None = None) -> None:
+    """Put every global generator back, that of a CUDA `device` too where it was saved."""
     random.setstate(decode_plain(state.plain["python"]))
     np.random.set_state(decode_plain(state.plain["numpy"]))
     torch.set_rng_state(state.tensors[TORCH_CPU])
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for name, tensor in state.tensors.items():
-        if name.startswith(TORCH_CUDA) and int(name.removeprefix(TORCH_CUDA)) < devices:
-            torch.cuda.set_rng_state(tensor, int(name.removeprefix(TORCH_CUDA)))
+    if device is not None and device.type == "cuda":
+        # earlier checkpoints number the devices: torch.cuda.0, torch.cuda.1, ...
+        own = state.tensors.get(TORCH_CUDA, state.tensors.get(f"{TORCH_CUDA}.{device.index or 0}"))
+        if own is not None:
+            torch.cuda.set_rng_state(own, device)
+
+
+def derived_rng(state: RngState, number: int, device: torch.device) -> RngState:
+    """Return generators that go other ways than those of `state`, always the same for the same `number`."""
+    digest = hashlib.sha256(state.tensors[TORCH_CPU].numpy().tobytes() + number.to_bytes(4, "little")).digest()
+    seed = int.from_bytes(digest[:8], "little") % 2**63
+    tensors = {TORCH_CPU: torch.Generator().manual_seed(seed).get_state()}
+    if device.type == "cuda":
+        tensors[TORCH_CUDA] = torch.Generator(device).manual_seed(seed).get_state()
+    return RngState(state.plain, tensors)
 
 
 def gather_rng(device: torch.device) -> list[RngState]:
     """Return the generators of all ranks, in order of rank; every rank must call it.
 
     Args:
-        device: Where the collective runs: the rank's CUDA device with nccl, the CPU with gloo.
+        device: Of the rank; the collective runs there: on CUDA with nccl, on the CPU with gloo.
     """
-    own = capture_rng()
+    own = capture_rng(device)
     if world_size() == 1:
         return [own]
     names = sorted(own.tensors)

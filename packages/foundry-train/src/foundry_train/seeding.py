@@ -40,7 +40,9 @@ def use_deterministic_algorithms() -> None:
     cuBLAS reads its variable when it starts, so this must run before the first operation on CUDA.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"  # read by transformers; the next line does not reach it
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # for finding bugs; it would write all memory twice
     torch.backends.cudnn.benchmark = False
 
 
