@@ -78,6 +78,8 @@ def run(contestant: str, name: str, folder: Path, *, steps: int, mode: str) -> d
     """Run one contestant; None if it failed."""
     if contestant == "command":
         return first_step_of_the_command(name, folder, mode)
+    if contestant in ("plain-gpt", "litgpt") and SHAPES[name].architecture != "gpt2":
+        return None  # they are GPTs, which would do less than a llama of the same widths
     options = [name, "--steps", str(steps), "--compile", mode]
     if contestant == "litgpt":
         uv = shutil.which("uv") or "uv"
@@ -87,6 +89,7 @@ def run(contestant: str, name: str, folder: Path, *, steps: int, mode: str) -> d
         python = python_with_accelerate() if contestant.startswith("hf-trainer") else [sys.executable]
         command = [*python, str(HERE / "contestants.py"), contestant, *options, "--folder", str(folder)]
     environment = os.environ | {STARTED: repr(time.time())}
+    environment.setdefault("CUDA_VISIBLE_DEVICES", "0")  # HF Trainer would spread a larger batch over all cards
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     try:
         return json.loads(done.stdout.splitlines()[-1])

@@ -11,9 +11,9 @@ from foundry_train.fused_adamw import FusedAdamW
 SETTINGS = {"lr": 0.03, "betas": (0.8, 0.95), "eps": 1e-6}
 
 
-def net():
+def net(device="cpu"):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3))
+    return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3)).to(device)
 
 
 def groups(model):
@@ -22,9 +22,9 @@ def groups(model):
     return [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def pair():
+def pair(device="cpu"):
     """Ours and torch's, each over a model of its own with the same weights."""
-    ours, theirs = net(), net()
+    ours, theirs = net(device), net(device)
     return (ours, FusedAdamW(groups(ours), **SETTINGS)), (
         theirs,
         torch.optim.AdamW(groups(theirs), **SETTINGS, fused=True),
@@ -34,7 +34,8 @@ def pair():
 def backward(model, seed):
     generator = torch.Generator().manual_seed(seed)
     model.zero_grad()
-    model(torch.randn(4, 5, generator=generator)).square().sum().backward()
+    inputs = torch.randn(4, 5, generator=generator).to(next(model.parameters()).device)
+    model(inputs).square().sum().backward()
 
 
 def assert_same(first, second):
@@ -45,8 +46,12 @@ def assert_same(first, second):
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_every_step_has_the_bits_of_torch():
-    both = pair()
+DEVICES = ["cpu", pytest.param("cuda:0", marks=[pytest.mark.gpu, pytest.mark.slow])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_step_has_the_bits_of_torch(device):
+    both = pair(device)
 
     for step in range(6):
         for model, optimizer in both:
@@ -83,13 +88,14 @@ def test_a_parameter_without_a_gradient_is_left_as_it_is():
     assert_same(*both)
 
 
-def test_numbers_that_are_not_finite_are_not_stepped_on_where_the_kernel_is_told():
-    both = pair()
+@pytest.mark.parametrize("device", DEVICES)
+def test_numbers_that_are_not_finite_are_not_stepped_on_where_the_kernel_is_told(device):
+    both = pair(device)
 
     for step in range(4):
         for model, optimizer in both:
             backward(model, step)
-            optimizer.found_inf = torch.tensor(float(step == 2))
+            optimizer.found_inf = torch.tensor(float(step == 2), device=device)
             optimizer.step()
             del optimizer.found_inf
 

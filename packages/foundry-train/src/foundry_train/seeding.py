@@ -42,7 +42,8 @@ def use_deterministic_algorithms() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"  # read by transformers; the next line does not reach it
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # for finding bugs; it would write all memory twice
+    # for finding bugs; it would write all memory twice
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cudnn.benchmark = False
 
 
