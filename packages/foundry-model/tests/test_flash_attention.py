@@ -14,21 +14,21 @@ from foundry_model.sampling import Sampling
 pytestmark = pytest.mark.slow  # imports the models of transformers
 
 
-def kernel(query, key, value, **_):
-    """Attention as flash_attn computes it, [B, T, H, D], in half precision only."""
+def kernel(_module, query, key, value, _mask, **_):
+    """Attention as transformers has it of flash_attn: in the type of autocast, or in half precision."""
+    if torch.is_autocast_enabled("cpu"):
+        query, key, value = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (query, key, value))
     if query.dtype not in (torch.float16, torch.bfloat16):
         raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
-    heads = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    return F.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2)
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2), None
 
 
 @pytest.fixture
 def model(monkeypatch):
-    import transformers.modeling_flash_attention_utils as flash
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    functions = (kernel, kernel, None, None, None), (lambda **_: {}, lambda **_: {})
-    monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda *_, **__: functions)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", kernel)
     config = LlamaConfig(
         vocab_size=200, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         max_position_embeddings=64,
