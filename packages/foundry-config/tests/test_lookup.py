@@ -116,3 +116,15 @@ def test_a_module_of_the_project_does_not_hide_an_installed_one(tmp_path, monkey
 
     with pytest.raises(ConfigError, match=r"module 'msgspec' has no 'mine'.* The module is .*msgspec.__init__.py"):
         pick("msgspec:mine", {}, kind="sink")
+
+
+def test_what_is_installed_inside_an_earlier_project_is_not_dropped(tmp_path, monkeypatch):
+    import msgspec
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(lookup, "_projects", [])
+    find_modules_in(next(iter(msgspec.__path__)) + "/../..")
+    find_modules_in(tmp_path)
+
+    assert pick("msgspec:Struct", {}, kind="sink") is msgspec.Struct
+    assert sys.modules["msgspec"] is msgspec

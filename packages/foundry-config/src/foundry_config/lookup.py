@@ -78,10 +78,17 @@ def import_attribute(reference: str, *, kind: str) -> Any:
 def _forget_another_projects(module: str) -> None:
     """Drop a module of a project that this process dealt with before, so that the current one's is imported."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None or not _projects or Path(file).resolve().is_relative_to(_projects[-1]):
+    if file is None or not _projects:
         return
-    if any(Path(file).resolve().is_relative_to(project) for project in _projects[:-1]):
+    earlier = {path for project in _projects[:-1] for path in _places(module, project)}
+    if Path(file).resolve() in earlier - _places(module, _projects[-1]):
         sys.modules.pop(module)
+
+
+def _places(module: str, project: Path) -> set[Path]:
+    """Where the file of a module of this project would be; what lies deeper, such as its `.venv`, is not its own."""
+    place = project.joinpath(*module.split("."))
+    return {place / "__init__.py", place.with_name(f"{place.name}.py")}
 
 
 _projects: list[Path] = []  # that modules are or were looked for in; the last one counts
