@@ -34,6 +34,15 @@ def test_preprocess_shows_a_table_for_people(foundry, project):
 
 
 @pytest.mark.slow
+def test_preprocess_shows_what_a_test_corpus_shares_with_the_training_corpus(foundry, project):
+    (project.parent / "held.txt").write_text("line 7 of a small corpus about nothing in particular\nand another one\n")
+
+    out = foundry("preprocess", project, "--set", "data.test_corpus=held.txt").out
+
+    assert "1 of the 2 documents of data.test_corpus are in the training corpus, word for word" in out
+
+
+@pytest.mark.slow
 def test_preprocess_shows_what_was_found_and_left_out(foundry, project):
     folder = project.parent / "mixed"
     folder.mkdir()

@@ -307,6 +307,16 @@ def test_what_a_test_corpus_shares_with_the_training_corpus_is_told(copy, lines,
     assert told[0].startswith("data.test_corpus: 4 of its 5 documents (")
 
 
+def test_a_damaged_record_of_what_is_shared_is_made_anew(copy, lines):
+    (copy / "held.txt").write_text(next(line for line in lines if line.strip()) + "\n")
+    processor = DataProcessor(experiment(test_corpus="held.txt"), copy)
+    made = processor.preprocess().report["overlap"]
+    (kept,) = (copy / "data" / "prepared").glob("overlap-*.json")
+    kept.write_bytes(kept.read_bytes()[:-9])
+
+    assert processor.preprocess().report["overlap"] == made
+
+
 def test_a_share_of_one_corpus_is_not_compared(copy):
     prepared = DataProcessor(experiment(test_fraction=0.2), copy).preprocess()
 

@@ -39,6 +39,13 @@ def gives_nothing(documents):
 def forgets_to_return(documents):
     list(documents)
 
+class ByNumber:
+    def __getitem__(self, number):
+        return ["one", "two"][number]
+
+def by_number(documents):
+    return ByNumber()
+
 def not_iterable(documents):
     return 3
 
@@ -272,6 +279,12 @@ def test_texts_without_a_source_are_noted_in_the_receipt(project):
 def test_a_function_that_fails_is_named(project, function, said):
     with pytest.raises(DataError, match=said):
         run([Document("a"), Document("b")], [f"run_steps:{function}"], project)
+
+
+def test_a_function_may_give_what_is_read_by_number(project):
+    documents, _ = run([Document("a")], ["run_steps:by_number"], project)
+
+    assert [document.text for document in documents] == ["one", "two"]
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])

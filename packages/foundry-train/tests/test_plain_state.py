@@ -84,6 +84,25 @@ def test_all_generators_go_on_as_if_nothing_had_happened() -> None:
     assert (random.random(), np.random.standard_normal(), torch.rand(1).item()) == expected
 
 
+def test_the_generator_of_a_card_is_that_of_the_process_whatever_its_number(monkeypatch) -> None:
+    cards = {0: torch.tensor([10]), 1: torch.tensor([11])}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: cards[device.index])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: cards.update({device.index: state}))
+
+    captured = capture_rng(torch.device("cuda:1"))
+    restore_rng(captured, torch.device("cuda:0"))
+    assert cards[0].item() == 11
+
+    # as earlier checkpoints have it, with a state for every card
+    earlier = {
+        "torch.cpu": captured.tensors["torch.cpu"],
+        "torch.cuda.0": torch.tensor([20]),
+        "torch.cuda.1": torch.tensor([21]),
+    }
+    restore_rng(captured._replace(tensors=earlier), torch.device("cuda:1"))
+    assert (cards[0].item(), cards[1].item()) == (11, 21)
+
+
 def test_one_process_gathers_its_own_generators_without_changing_them() -> None:
     before = torch.get_rng_state()
 

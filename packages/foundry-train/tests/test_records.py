@@ -1,7 +1,9 @@
 """Records go to the file, the mirrors and the reporter; written once a second and when asked."""
 
+import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from foundry_train.hooks import StepRecord, undisturbed
 from foundry_train.metrics_log import MetricsLog, read_metrics
 from foundry_train.progress import PlainReporter, describe_step, format_seconds
-from foundry_train.records import RecordWriter
+from foundry_train.records import RecordWriter, checked_record
 
 
 def step_record(step: int = 10, **changes) -> StepRecord:
@@ -63,6 +65,39 @@ def test_lines_wait_for_a_second_or_a_flush_and_mirrors_do_not(tmp_path):
     records.flush()
 
     assert read_metrics(path)[-1]["event"] == "oom" and read_metrics(path)[-1]["after"] == 4
+
+
+def test_what_a_mirror_does_to_a_record_stays_with_it(tmp_path):
+    class Spoiling(Mirror):
+        def write(self, record) -> None:
+            record.pop("step")
+
+    path, mirror = tmp_path / "metrics.jsonl", Mirror()
+    records = RecordWriter(MetricsLog(path).append, reporter=PlainReporter(), sinks=[Spoiling(), mirror])
+
+    records.event("stop", 3)
+    records.flush()
+
+    assert read_metrics(path)[0]["step"] == mirror.records[0]["step"] == 3
+
+
+def test_records_hold_the_numbers_of_other_libraries():
+    record = {"kind": "mine", "a": np.float32(0.5), "b": torch.tensor(3), "c": [np.int64(2)], "d": {1: np.array(1.5)}}
+
+    assert json.dumps(checked_record(record)) == '{"kind": "mine", "a": 0.5, "b": 3, "c": [2], "d": {"1": 1.5}}'
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        ({"kind": "mine", "v": {1}}, "cannot hold 'v', a value of type set"),
+        ({"kind": "mine", "v": [0, torch.zeros(2)]}, r"cannot hold 'v\[1\]', a value of type Tensor"),
+        ({"v": 1}, "needs a `kind` that is text; this one has 'v'"),
+    ],
+)
+def test_what_no_record_can_hold_is_refused_by_name(record, told):
+    with pytest.raises(TypeError, match=told):
+        checked_record(record)
 
 
 def test_numbers_that_are_not_finite_are_texts_and_never_null(tmp_path):

@@ -3,9 +3,9 @@
 import contextlib
 import difflib
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -100,15 +100,15 @@ def check_experiment(experiment: Experiment) -> None:
     runs = [(f"run {cell.index} of the matrix ({cell.name}): ", cell.config) for cell in matrix_runs(experiment)]
     configs = [("", experiment.config), *runs]
     problems: list[str] = []
-    seen: set[Any] = set()
+    seen: set[bytes | str] = set()
     for name, config in runs or configs:  # the fields of a model as they stand may come together in none of the runs
         if (fields := msgspec.json.encode((config.model, config.tokenizer.vocab_size, config.data))) not in seen:
             seen.add(fields)
             problems += [f"{name}{line}" for line in _architecture_problems(config)]
     for name, config in configs:
-        if (references := tuple(_references(config))) not in seen:
-            seen.add(references)
-            problems += [f"{name}{line}" for line in _reference_problems(references, base_dir)]
+        missing = [line for line in _reference_problems(config, base_dir) if line not in seen]
+        seen.update(missing)
+        problems += [f"{name}{line}" for line in missing]
         if (steps := msgspec.json.encode(config.dataset_manipulation)) not in seen:
             seen.add(steps)
             problems += [f"{name}{line}" for line in _step_problems(config, base_dir)]
@@ -130,25 +130,18 @@ def _architecture_problems(config: ExperimentConfig) -> list[str]:
     return []
 
 
-def _references(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
-    """Yield field and value where a model, an optimizer, a schedule or a sink is a function of the user's."""
-    yield from (
-        (field, name)
-        for field, name in (
-            ("model.architecture", config.model.architecture),
-            ("training.optimizer", config.training.optimizer),
-            ("training.lr_schedule", config.training.lr_schedule),
-            *(("logging.sinks", sink) for sink in config.logging.sinks),
-        )
-        if is_reference(name)
-    )
-
-
-def _reference_problems(references: Iterable[tuple[str, str]], base_dir: Path) -> list[str]:
+def _reference_problems(config: ExperimentConfig, base_dir: Path) -> list[str]:
+    """Say where a model, an optimizer, a schedule or a sink is a function of a module that is nowhere."""
+    names = [
+        ("model.architecture", config.model.architecture),
+        ("training.optimizer", config.training.optimizer),
+        ("training.lr_schedule", config.training.lr_schedule),
+        *(("logging.sinks", sink) for sink in config.logging.sinks),
+    ]
     return [
         f"{field}: {name!r} names a module that is neither in {base_dir} nor installed"
-        for field, name in references
-        if not module_exists(name)
+        for field, name in names
+        if is_reference(name) and not module_exists(name)
     ]
 
 

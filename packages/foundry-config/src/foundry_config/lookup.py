@@ -43,7 +43,7 @@ def find_modules_in(folder: str | Path) -> None:
 
 
 def module_exists(reference: str) -> bool:
-    """Tell whether the module of `"package.module:attribute"` can be found, without running it."""
+    """Tell whether the package of `"package.module:attribute"` can be found; what is in it is not looked at."""
     name = reference.partition(":")[0]
     try:
         return importlib.util.find_spec(name.partition(".")[0]) is not None
@@ -80,15 +80,15 @@ def _forget_another_projects(module: str) -> None:
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None or not _projects:
         return
-    earlier = {path for project in _projects[:-1] for path in _places(module, project)}
-    if Path(file).resolve() in earlier - _places(module, _projects[-1]):
+    earlier = {path for project in _projects[:-1] for path in module_files(module, project)}
+    if Path(file).resolve() in earlier.difference(module_files(module, _projects[-1])):
         sys.modules.pop(module)
 
 
-def _places(module: str, project: Path) -> set[Path]:
+def module_files(module: str, project: Path) -> tuple[Path, Path]:
     """Where the file of a module of this project would be; what lies deeper, such as its `.venv`, is not its own."""
     place = project.joinpath(*module.split("."))
-    return {place / "__init__.py", place.with_name(f"{place.name}.py")}
+    return place / "__init__.py", place.with_name(f"{place.name}.py")
 
 
 _projects: list[Path] = []  # that modules are or were looked for in; the last one counts

@@ -43,7 +43,7 @@ class Overlap(msgspec.Struct, frozen=True):
 
 
 def overlap_of(train: Split, test: Split) -> Overlap:
-    """Compare all documents of both sides; needs memory for the held-out ones only, 8 bytes of hash each."""
+    """Compare all documents of both sides; holds a hash and two counts of each held-out text."""
     held_out: dict[int, tuple[int, int]] = {}  # hash of a text -> its documents and words
     documents = words = 0
     for document in test.documents():
@@ -63,9 +63,9 @@ def kept_overlap(train: Split, test: Split, prepared: Path, progress: Progress) 
     """
     identity = fingerprint(["overlap", VERSION, train.fingerprint, test.fingerprint])
     path = stage_folder(prepared, "overlap", identity).with_suffix(".json")
-    if path.is_file():
+    try:
         found = msgspec.json.decode(path.read_bytes(), type=Overlap)
-    else:
+    except (FileNotFoundError, msgspec.DecodeError):  # not made yet, or damaged: made anew
         progress("comparing", 0, None)
         found = overlap_of(train, test)
         with storage_errors(path):

@@ -18,7 +18,7 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
-from foundry_config.lookup import import_attribute
+from foundry_config.lookup import import_attribute, module_files
 from foundry_data.fingerprint import code_fingerprint, fingerprint
 from foundry_data.fs import sha256_file
 
@@ -94,9 +94,7 @@ def _is_shared(root: Path) -> bool:
 
 
 def _file_of(name: str, root: Path) -> Path | None:
-    place = root.joinpath(*name.split("."))
-    candidates = (place / "__init__.py", place.with_name(f"{place.name}.py"))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in module_files(name, root) if path.is_file()), None)
 
 
 def _imported_names(path: Path, name: str) -> list[str]:

@@ -235,7 +235,7 @@ def _many(outputs: object, step: Step) -> Iterator[object]:
             f"{step.label} gave a single {type(outputs).__name__} for all documents; it must give documents or texts"
             f"{_PER_DOCUMENT}"
         )
-    if not isinstance(outputs, Iterable):
+    if not any(hasattr(type(outputs), name) for name in ("__iter__", "__getitem__")):
         given = "nothing" if outputs is None else f"a value of type {type(outputs).__name__}"
         raise DataError(f"{step.label} gave {given}; it must `yield` documents or texts, or `return` a list of them")
     return iter(cast(Iterable[object], outputs))

@@ -59,7 +59,7 @@ class Moment(NamedTuple):
     """Updates completed."""
     model: torch.nn.Module
     log: Callable[[dict[str, Any]], None]
-    """Write a record with a `kind` to metrics.jsonl and to every other sink; `step` is added."""
+    """Write a record with a `kind` to metrics.jsonl and to every other sink; the `step` is that of the moment."""
 
 
 class Hook:

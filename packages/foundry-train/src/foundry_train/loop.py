@@ -25,7 +25,7 @@ from foundry_train.distributed import World
 from foundry_train.hooks import Hook, Moment, StepRecord, undisturbed
 from foundry_train.memory import memory_use, warn_if_fragmented
 from foundry_train.optimizers import OptimizerGroup
-from foundry_train.records import RecordWriter
+from foundry_train.records import RecordWriter, checked_record
 from foundry_train.saving import Saved, Saver
 from foundry_train.state import TrainState
 from foundry_train.step import Outcome, StepResult, Updater
@@ -324,7 +324,7 @@ class TrainingLoop:
         self.throughput.resume_clock()
 
     def _log(self, record: dict[str, Any]) -> None:
-        self._records.log({"step": self.state.step, **record})
+        self._records.log({**checked_record(record), "step": self.state.step})
 
     def _last_loss(self) -> float | None:
         record = self._last_record

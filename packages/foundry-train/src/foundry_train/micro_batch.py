@@ -12,7 +12,6 @@ On a CPU trying would end in the arms of the kernel, which kills instead of refu
 import json
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from foundry_config import ExperimentConfig, config_digest
 from foundry_config.errors import ConfigError, MemoryExhaustedError
 from foundry_data import fs
+from foundry_model.loss import TokenLoss
 from foundry_model.memory import estimate_memory
 from foundry_model.modes import without_compiler
 from foundry_model.out_of_memory import is_out_of_memory
@@ -57,7 +57,7 @@ def find_micro_batch(
     world: World,
     run_dir: Path | None,
     *,
-    loss_function: LossFunction,
+    loss_function: TokenLoss,
     model: torch.nn.Module,
     optimizer: OptimizerGroup,
     precision: Precision,
@@ -92,7 +92,7 @@ def find_micro_batch(
     elif found is None:
         attempt = _attempt(config, world.device, loss_function, optimizer, precision, start)
         reserve = OPTIMIZER_COPIES * sum(p.numel() * p.element_size() for p in trainable(model))
-        with without_compiler(loss_function) if isinstance(loss_function, torch.nn.Module) else nullcontext():
+        with without_compiler(loss_function):
             found = largest_that_fits(attempt, start, device=world.device, reserve_bytes=reserve)
     found = world.smallest(found)
     logger.info("training.micro_batch_size: auto is %d of %d sequences", found, start)

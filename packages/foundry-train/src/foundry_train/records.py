@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from foundry_config.shapes import is_list, is_mapping
 from foundry_train.hooks import StepRecord
 from foundry_train.progress import Reporter
 from foundry_train.sinks import BackgroundSink
@@ -57,7 +58,7 @@ class RecordWriter:
         line = {**record, "time": round(time.time(), 3)}
         self._waiting.append(line)
         for sink in self._sinks:
-            sink.write(line)
+            sink.write({**line})  # a copy: what somebody's sink does to it changes no file
         if self._clock() - self._last_flush >= FLUSH_SECONDS:
             self.flush()
 
@@ -71,3 +72,29 @@ class RecordWriter:
         waiting, self._waiting = self._waiting, []
         for record in waiting:
             self._append(record)
+
+
+def checked_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as JSON can hold it: numbers of NumPy and torch, of one element, become those of Python.
+
+    Raises:
+        TypeError: It has no `kind`, or a value that is no text, number, list or mapping; names the field.
+    """
+    if not isinstance(record.get("kind"), str):
+        raise TypeError(
+            f"a record needs a `kind` that is text; this one has {', '.join(map(repr, record)) or 'nothing'}"
+        )
+    return {name: _plain(value, str(name)) for name, value in record.items()}
+
+
+def _plain(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if is_mapping(value):
+        return {str(key): _plain(entry, f"{where}.{key}") for key, entry in value.items()}
+    if is_list(value):
+        return [_plain(entry, f"{where}[{index}]") for index, entry in enumerate(value)]
+    if getattr(value, "shape", None) == () and isinstance(number := value.item(), int | float):
+        return number
+    found = f"a value of type {type(value).__name__}"
+    raise TypeError(f"a record cannot hold {where!r}, {found}; it takes texts, numbers, lists and mappings")

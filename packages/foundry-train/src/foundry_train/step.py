@@ -287,7 +287,7 @@ class _HostCopy:
 
     def send(self, numbers: Tensor) -> None:
         """Queue the copy of `numbers`. [2]"""
-        self._numbers.copy_(numbers, non_blocking=True)
+        self._numbers.copy_(numbers, non_blocking=self._sent is not None)  # elsewhere there is nothing to wait for
         if self._sent is not None:
             self._sent.record(torch.cuda.current_stream(self._device))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -164,6 +165,18 @@ def test_hooks_see_the_moments_in_order_and_only_the_steps_they_ask_for(make_run
         ("end", 12, 12),
         ("checkpoint", 12, 12),
     ]
+
+
+def test_a_record_of_a_hook_belongs_to_the_step_it_was_made_at(make_run):
+    class Logging(Hook):
+        def on_step(self, moment: Moment) -> None:
+            moment.log({"kind": "mine", "step": 100, "norm": np.float32(moment.step / 2)})
+
+    run = make_run(hooks=(Logging(),))
+    run.loop.run()
+
+    mine = [record for record in read_metrics(run.metrics) if record["kind"] == "mine"]
+    assert [(record["step"], record["norm"]) for record in mine[:3]] == [(1, 0.5), (2, 1.0), (3, 1.5)]
 
 
 def test_memory_and_progress_are_part_of_every_record(make_run):
