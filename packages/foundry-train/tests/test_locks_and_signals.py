@@ -12,7 +12,7 @@ import pytest
 
 from foundry_config.errors import RunLockedError
 from foundry_train.lock import RunLock, holder, living_holder
-from foundry_train.signals import STOPPING, Stopped, StopSignals, exit_code_of
+from foundry_train.signals import REPEAT_SECONDS, STOPPING, Stopped, StopSignals, exit_code_of
 
 HOLD = """
 import os, sys
@@ -122,6 +122,38 @@ def test_a_deferred_signal_only_asks_until_it_is_checked() -> None:
             assert signals.requested == signal.SIGUSR1
             with pytest.raises(Stopped, match="SIGUSR1"):
                 signals.check()
+
+
+@pytest.mark.parametrize(
+    ("second", "after", "code"),
+    [
+        (signal.SIGTERM, REPEAT_SECONDS * 0.9, None),
+        (signal.SIGTERM, REPEAT_SECONDS * 1.1, 143),
+        (signal.SIGINT, 0.1, 130),
+    ],
+)
+def test_a_signal_that_a_launcher_passes_on_is_no_insistence_a_later_or_another_one_is(
+    second: signal.Signals, after: float, code: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exits: list[int] = []
+    monkeypatch.setattr("foundry_train.signals.os._exit", exits.append)
+    now = [0.0]
+
+    with StopSignals(clock=lambda: now[0]) as signals, signals.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        now[0] = after
+        os.kill(os.getpid(), second)
+
+        assert signals.requested == signal.SIGTERM
+    assert exits == ([] if code is None else [code])
+
+
+def test_a_repeated_signal_outside_the_loop_lets_the_first_one_end_the_run() -> None:
+    with pytest.raises(Stopped, match="SIGTERM"), StopSignals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # while what was open is being closed
 
 
 def test_the_handlers_are_put_back() -> None:

@@ -1,4 +1,4 @@
-"""Stop on a signal without losing work: the first one asks, the second one insists.
+"""Stop on a signal without losing work: the first one asks, a later one insists.
 
     with StopSignals() as signals:
         prepare()                       # a signal here raises Stopped at once: nothing is lost
@@ -11,12 +11,16 @@
 
 SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 (the ones that clusters send before they kill) end with 143, 130, 138 and 140. Code
 in C holds a signal back until it returns; `run_in_thread` keeps the main thread free for it.
+
+A launcher passes on what it gets: where Slurm or a terminal signals a whole group of processes, torchrun's ranks get the
+same signal twice within moments. So the same one within `REPEAT_SECONDS` is no insistence.
 """
 
 import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
@@ -26,6 +30,7 @@ from foundry_config.errors import FoundryError
 T = TypeVar("T")
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+REPEAT_SECONDS = 2.0
 POLL_SECONDS = 0.05  # longest that a signal waits for the end of a stage in a thread
 
 
@@ -55,8 +60,10 @@ class Stopped(FoundryError):
 class StopSignals:
     """Take over the stop signals while the block runs; outside the main thread, where Python forbids it, do nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._requested: int | None = None
+        self._came: tuple[int, float] | None = None
         self._deferring = 0
         self._previous: dict[int, Any] = {}
 
@@ -122,8 +129,12 @@ class StopSignals:
         self._previous = {}
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._requested is not None:
-            os._exit(exit_code_of(number))  # the second signal: at once, and harmless, as a crash is
-        self._requested = number
+        now = self._clock()
+        if self._came is not None and self._came[0] == number and now - self._came[1] < REPEAT_SECONDS:
+            return
+        if self._came is not None:
+            os._exit(exit_code_of(number))  # insisted on: at once, and harmless, as a crash is
+        self._came = (number, now)
+        self.request(number)
         if not self._deferring:
             self.check()
