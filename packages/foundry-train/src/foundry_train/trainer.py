@@ -377,7 +377,8 @@ class Trainer:
         if isinstance(error, Stopped):
             run.update_status(phase="stopped", step=run.status.get("saved_step") or 0, exit_reason=error.reason)
         elif error is not None:
-            reason = f"{type(error).__name__}: {error}"[:2000]
+            told = self._told(error)
+            reason = f"{type(told).__name__}: {told}"[:2000]
             if not run.restore_status(refused=isinstance(error, REFUSED)):
                 run.update_status(phase="failed", step=self._step(), exit_reason=reason)
 
