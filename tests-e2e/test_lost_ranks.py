@@ -1,4 +1,4 @@
-"""One of two processes fails, is killed, or all get a signal: they end, say so, and the run goes on from what is saved."""
+"""One of two processes fails or is killed, or all get a signal: they end, say so, and the run goes on from a save."""
 
 import json
 import os
@@ -52,7 +52,9 @@ def test_the_other_process_ends_and_the_run_goes_on(make_experiment, tmp_path, f
     assert "10 of 10 steps" in again.stdout and "resumed at step" in again.stdout
 
 
-SIGNAL_TO_ALL = "os.kill(os.getpid(), signal.SIGTERM); os.environ['RANK'] == '0' and os.kill(os.getppid(), signal.SIGTERM)"
+SIGNAL_TO_ALL = (
+    "os.kill(os.getpid(), signal.SIGTERM); os.environ['RANK'] == '0' and os.kill(os.getppid(), signal.SIGTERM)"
+)
 
 
 @pytest.mark.slow

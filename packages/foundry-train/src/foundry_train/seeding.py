@@ -10,6 +10,10 @@ import torch
 
 from foundry_config import TrainingConfig
 
+CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+FLASH_VARIABLE = "FLASH_ATTENTION_DETERMINISTIC"  # read by transformers; torch's own switch does not reach that kernel
+DETERMINISTIC_VARIABLES = (CUBLAS_VARIABLE, FLASH_VARIABLE)
+
 
 def set_seed(seed: int, *, deterministic: bool = False) -> None:
     """Seed Python, NumPy and torch (every device).
@@ -39,12 +43,42 @@ def use_deterministic_algorithms() -> None:
 
     cuBLAS reads its variable when it starts, so this must run before the first operation on CUDA.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"  # read by transformers; the next line does not reach it
+    os.environ.setdefault(CUBLAS_VARIABLE, ":4096:8")
+    os.environ[FLASH_VARIABLE] = "1"
     torch.use_deterministic_algorithms(True)
     # for finding bugs; it would write all memory twice
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cudnn.benchmark = False
+
+
+@contextlib.contextmanager
+def kept_settings() -> Iterator[None]:
+    """Put threads, determinism and the precision of products back after a block, for whatever this process does next.
+
+    >>> threads = torch.get_num_threads()
+    >>> with kept_settings():
+    ...     torch.set_num_threads(threads + 1), use_deterministic_algorithms()
+    (None, None)
+    >>> torch.get_num_threads() == threads, torch.are_deterministic_algorithms_enabled()
+    (True, False)
+    """
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fills, searches = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark  # pyright: ignore[reportAttributeAccessIssue]
+    variables = {name: os.environ.get(name) for name in DETERMINISTIC_VARIABLES}
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(products)
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # pyright: ignore[reportAttributeAccessIssue]
+        torch.backends.cudnn.benchmark = searches
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@
 SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 (the ones that clusters send before they kill) end with 143, 130, 138 and 140. Code
 in C holds a signal back until it returns; `run_in_thread` keeps the main thread free for it.
 
-A launcher passes on what it gets: where Slurm or a terminal signals a whole group of processes, torchrun's ranks get the
-same signal twice within moments. So the same one within `REPEAT_SECONDS` is no insistence.
+A launcher passes on what it gets: where Slurm signals all processes of a job, torchrun's ranks get the same one twice
+within moments. So the same signal within `REPEAT_SECONDS` is no insistence.
 """
 
 import contextlib

@@ -45,6 +45,7 @@ from foundry_train.rehearsal import rehearse
 from foundry_train.resuming import Beginning, begin, begin_fork, fork_source, has_own_full, parent_link
 from foundry_train.run_dir import RunDirectory, parse_resume
 from foundry_train.run_logs import RAISED, Console, run_logging
+from foundry_train.seeding import kept_settings
 from foundry_train.session import Session
 from foundry_train.signals import Stopped, StopSignals
 from foundry_train.space import FULL_OR_READ_ONLY, check_space, checkpoint_sizes, storage_error
@@ -162,6 +163,7 @@ class Trainer:
         """Take over signals, join the ranks, set the process up, lock the run directory."""
         signals = stack.enter_context(StopSignals())
         should_stop = stop_request(self.config.training, lambda: signals.requested)
+        stack.enter_context(kept_settings())
         world = stack.enter_context(open_world(self.config.training.device))
         set_up_process(self.config, world)
         run = self._open_run(stack, world)

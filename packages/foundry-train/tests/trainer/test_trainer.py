@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import threading
 
 import pytest
@@ -259,9 +260,23 @@ def test_no_file_of_a_run_holds_a_secret_of_the_environment(project, tmp_path, m
     assert files and not any(canary.encode() in path.read_bytes() for path in files)
 
 
-def test_compile_setting_off_is_the_default_and_deterministic_can_be_asked_for(project, tmp_path):
-    try:
-        summary = project.train(project.config(tmp_path / "run", deterministic=True))
-        assert summary.steps == 12 and torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
+class SettingsSeen(Hook):
+    """Notes the settings of the process while a run trains."""
+
+    def on_start(self, moment):
+        self.seen = (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads())
+
+
+def test_settings_of_one_run_do_not_reach_the_next_one_of_the_process(project, read, tmp_path, stop_at, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    threads = torch.get_num_threads()
+    first, second = SettingsSeen(), SettingsSeen()
+
+    project.train(project.config(tmp_path / "one", deterministic=True, threads=threads + 1), hooks=[first])
+    config = project.config(tmp_path / "two")
+    stopped = project.train(config, hooks=[second, stop_at(4)])
+
+    assert first.seen == (True, threads + 1)
+    assert second.seen == (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()) == (False, threads)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert project.train(config).resumed_from == 4 and stopped.exit_code == 143  # no numeric drift

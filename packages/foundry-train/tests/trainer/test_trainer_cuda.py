@@ -163,13 +163,11 @@ def test_every_optimizer_updates_as_on_the_cpu(losses, optimizer):
 def test_a_stopped_run_goes_on_bit_for_bit(project, read, tmp_path, settings, stop_at):
     changes = {"model": GPT2 | {"dropout": 0.1}}
     settings = {"device": "cuda", "deterministic": True, "train_steps": 10, **settings}
-    try:
-        whole = project.train(project.config(tmp_path / "whole", changes=changes, **settings))
-        config = project.config(tmp_path / "cut", changes=changes, **settings)
-        first = project.train(config, hooks=[stop_at(4)])
-        second = project.train(config)
-    finally:
-        torch.use_deterministic_algorithms(False)
+
+    whole = project.train(project.config(tmp_path / "whole", changes=changes, **settings))
+    config = project.config(tmp_path / "cut", changes=changes, **settings)
+    first = project.train(config, hooks=[stop_at(4)])
+    second = project.train(config)
 
     assert first.exit_code == 143 and second.resumed_from == 4
     assert read.losses(second) == read.losses(whole) and read.weights(second) == read.weights(whole)
@@ -179,12 +177,10 @@ def test_evaluations_and_checkpoints_on_the_way_change_no_bit(project, read, tmp
     changes = {"model": GPT2 | {"dropout": 0.1}}
     settings = {"device": "cuda", "deterministic": True, "train_steps": 8, "precision": "bf16"}
     busy = {"evaluation": {"every_steps": 2, "sample_every_steps": 3, "max_sequences": 8, "sample_tokens": 8}}
-    try:
-        plain = project.train(project.config(tmp_path / "plain", changes=changes, **settings))
-        settings |= {"save_every_steps": 3, "checkpoint_schedule": (0, 1, 5)}
-        other = project.train(project.config(tmp_path / "busy", changes=changes | busy, **settings))
-    finally:
-        torch.use_deterministic_algorithms(False)
+
+    plain = project.train(project.config(tmp_path / "plain", changes=changes, **settings))
+    settings |= {"save_every_steps": 3, "checkpoint_schedule": (0, 1, 5)}
+    other = project.train(project.config(tmp_path / "busy", changes=changes | busy, **settings))
 
     assert read.losses(other) == read.losses(plain) and read.weights(other) == read.weights(plain)
 
