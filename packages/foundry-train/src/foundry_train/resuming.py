@@ -53,7 +53,6 @@ def begin(
     manager.clean_up()
     if step is not None:
         _check_exists(manager, step)
-        manager.rewind(step)
     elif all(info.kind == "weights" and info.problem is None for info in manager.list()):
         if resume != "never":
             _check_nothing_was_lost(manager)
@@ -62,6 +61,8 @@ def begin(
     info = next(info for info in manager.list() if info.step == state.step)
     assert info.manifest is not None, "it was just loaded"
     drift = check_drift(info.manifest.fingerprint, fingerprint, allowed=allow_numeric_drift)
+    if step is not None:
+        manager.rewind(step)  # last of all: a wish that is refused moves nothing
     return Beginning(state, state.step, info.manifest, drift)
 
 

@@ -337,6 +337,19 @@ def test_another_machine_is_refused_by_name_unless_the_drift_is_allowed(project,
     assert "another processor" in lineage
 
 
+def test_going_back_on_another_machine_is_refused_before_any_checkpoint_is_moved(project, tmp_path, monkeypatch):
+    config = project.config(tmp_path / "run", save_every_steps=4, keep_checkpoints=3)
+    project.train(config)
+    before = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    monkeypatch.setattr("foundry_train.environment.cpu_name", lambda: "another processor")
+
+    with pytest.raises(ResumeMismatchError, match="another processor"):
+        project.train(config, resume="step=4")
+
+    assert sorted((tmp_path / "run" / "checkpoints").iterdir()) == before
+    assert project.train(config, resume="step=4", allow_numeric_drift=True).steps == 12
+
+
 def test_changing_what_does_not_matter_is_allowed(project, tmp_path, stop_at):
     project.train(project.config(tmp_path / "run"), hooks=[stop_at(3)])
 
