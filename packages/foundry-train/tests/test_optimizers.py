@@ -177,6 +177,14 @@ def wrong_setting(model, training, device): return torch.optim.SGD(model.paramet
 def searches(model, training, device): return torch.optim.LBFGS(model.parameters())
 def elsewhere(model, training, device): return torch.optim.SGD(torch.nn.Linear(2, 2).parameters())
 def some(model, training, device): return torch.optim.SGD(model.norm.parameters())
+def default(model, training, device): return torch.optim.SGD(model.parameters())
+def uneven(model, training, device): return torch.optim.SGD([
+    {"params": model.embedding.parameters(), "lr": 0.1}, {"params": model.up.parameters()}], lr=0.5)
+def scaled(model, training, device): return torch.optim.SGD([
+    {"params": model.embedding.parameters(), "lr_scale": 0.25}, {"params": [*model.up.parameters(),
+    *model.down.parameters(), *model.norm.parameters()]}], lr=training.learning_rate)
+def misscaled(model, training, device): return torch.optim.SGD([
+    {"params": model.parameters(), "lr_scale": float("nan")}])
 def sparse(model, training, device): return torch.optim.SparseAdam(list(model.parameters()))
 """
 
@@ -208,11 +216,28 @@ def test_own_optimizer_is_imported_by_name(own, caplog, function):
         ("wrong_setting", r"raised ValueError: Invalid learning rate: -1.0 \(my_optimizers.py, line 11\)"),
         ("searches", r"'my_optimizers:searches': LBFGS wants to compute the loss itself"),
         ("elsewhere", r"holds no parameter of the model"),
+        ("uneven", r"learning rates 0\.1, 0\.5; .* schedule set one for all, .* 'lr_scale': 0\.1"),
+        ("misscaled", r"lr_scale must be a number from 0 on, not nan"),
     ],
 )
 def test_own_optimizer_that_cannot_train_says_why(own, function, told):
     with pytest.raises(ConfigError, match=told):
         own(function, Blocks())
+
+
+def test_a_group_of_an_own_optimizer_keeps_its_factor_under_the_schedule(own, caplog):
+    group = own("scaled", Blocks())
+
+    group.set_learning_rate(0.5)
+
+    assert [entry["lr"] for entry in group.param_groups] == [0.125, 0.5]
+    assert caplog.records == []
+
+
+def test_a_learning_rate_that_the_schedule_replaces_is_warned_about(own, caplog):
+    own("default", Blocks())
+
+    assert "made with a learning rate of 0.001; training.learning_rate: 0.02 and its schedule replace it" in caplog.text
 
 
 def test_parameters_that_no_optimizer_holds_are_named(own, caplog):

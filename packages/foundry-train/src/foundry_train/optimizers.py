@@ -7,11 +7,13 @@
 
 A run always holds an `OptimizerGroup`, so that one optimizer and two look the same. The learning rate is set before
 every step by the loop; nothing here schedules anything. A user's own, named in the config as `"module:function"`, is
-called as `function(model, training_config, device)` and returns one `torch.optim.Optimizer` or a list of them.
+called as `function(model, training_config, device)` and returns one `torch.optim.Optimizer` or a list of them. A group
+of its parameters that wants another rate than the others has a factor: `{"params": [...], "lr_scale": 0.1}`.
 """
 
 import inspect
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -30,6 +32,7 @@ OptimizerFactory = Callable[
     [nn.Module, TrainingConfig, torch.device], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 ]
 
+SCALE = "lr_scale"
 NO_MATRICES = {"A_log"}  # numbers that stand alone, kept as a matrix by mamba and its kin
 
 
@@ -55,9 +58,10 @@ class OptimizerGroup:
         return ids(parameter for group in self.param_groups for parameter in group["params"])
 
     def set_learning_rate(self, rate: float) -> None:
+        """Give every group of parameters `rate`, times its own `lr_scale` where it has one."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group[SCALE] if SCALE in group else rate
 
     def step(self) -> None:
         """Update the parameters.
@@ -100,6 +104,7 @@ def make_optimizer(model: nn.Module, training: TrainingConfig, device: torch.dev
         )
     group = OptimizerGroup(optimizers, name=name)
     _check_members(group, model)
+    _check_rates(group, training.learning_rate)
     return group
 
 
@@ -124,6 +129,30 @@ def _check_members(group: OptimizerGroup, model: nn.Module) -> None:
         logger.warning(
             "optimizer %r holds only some parameters; these %s never change: %s",
             *(group.name, len(left), ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")),
+        )
+
+
+def _check_rates(group: OptimizerGroup, rate: float) -> None:
+    """Refuse learning rates that the schedule would level out; warn if it replaces the one that all were made with.
+
+    Raises:
+        ConfigError: Groups of parameters differ in their rates, or one has a factor that is none.
+    """
+    for entry in group.param_groups:
+        scale = entry.get(SCALE, 1.0)
+        if not isinstance(scale, int | float) or not 0 <= scale < math.inf:
+            raise ConfigError(f"optimizer {group.name!r}: {SCALE} must be a number from 0 on, not {scale!r:.60}")
+    rates = {float(entry["lr"]) for entry in group.param_groups if SCALE not in entry and "lr" in entry}
+    shown = ", ".join(f"{found:g}" for found in sorted(rates))
+    if len(rates) > 1:
+        raise ConfigError(
+            f"optimizer {group.name!r} gives its parameters the learning rates {shown}; training.learning_rate and its "
+            f"schedule set one for all, so give a group its factor instead: {{'params': [...], '{SCALE}': 0.1}}"
+        )
+    if rates - {rate}:
+        logger.warning(
+            "optimizer %r was made with a learning rate of %s; training.learning_rate: %g and its schedule replace it",
+            *(group.name, shown, rate),
         )
 
 
