@@ -56,13 +56,13 @@ def test_the_copy_holds_the_rounded_weights_with_the_same_ties_and_the_model_kee
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_what_a_class_wants_in_fp32_is_shared_and_buffers_keep_their_precision():
+def test_what_a_class_wants_in_fp32_is_shared_and_so_are_buffers_which_are_saved_with_the_model():
     model = Tied()
 
     copy = Bf16Weights(model).model
 
     assert copy.gain is model.gain
-    assert copy.frequencies.dtype is torch.float32 and copy.frequencies is not model.frequencies
+    assert copy.frequencies.dtype is torch.float32 and copy.frequencies is model.frequencies
 
 
 def test_gradients_arrive_in_the_model_and_are_added_up_in_fp32():

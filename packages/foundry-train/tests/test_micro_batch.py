@@ -73,7 +73,7 @@ def test_the_largest_share_that_fits_is_found_with_few_tries(start, limit):
         if size > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    found = largest_that_fits(attempt, start, device=CPU)
+    found = largest_that_fits(attempt, start, model=torch.nn.Identity(), device=CPU)
 
     assert found <= limit and (found == start or 2 * found + 1 > limit)
     assert len(tries) <= start.bit_length()
@@ -84,7 +84,7 @@ def test_not_even_one_sequence_is_an_error_with_advice():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(MemoryExhaustedError, match="max_sequence_length"):
-        largest_that_fits(attempt, 8, device=CPU)
+        largest_that_fits(attempt, 8, model=torch.nn.Identity(), device=CPU)
 
 
 def test_other_errors_of_a_try_are_not_swallowed():
@@ -92,15 +92,16 @@ def test_other_errors_of_a_try_are_not_swallowed():
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        largest_that_fits(attempt, 8, device=CPU)
+        largest_that_fits(attempt, 8, model=torch.nn.Identity(), device=CPU)
 
 
-def test_tries_leave_the_random_generators_alone():
-    before = torch.get_rng_state()
+def test_tries_leave_random_generators_and_running_statistics_alone():
+    before, model = torch.get_rng_state(), torch.nn.BatchNorm1d(3)
 
-    largest_that_fits(lambda size: torch.rand(size).sum(), 8, device=CPU, reserve_bytes=1000)
+    largest_that_fits(lambda size: model(torch.rand(size, 3)), 8, model=model, device=CPU, reserve_bytes=1000)
 
     assert torch.equal(before, torch.get_rng_state())
+    assert model.num_batches_tracked == 0 and torch.equal(model.running_mean, torch.zeros(3))
 
 
 def test_on_a_cpu_the_estimate_decides(caplog):

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import random
 
 import numpy as np
 import pytest
@@ -276,6 +277,62 @@ def test_a_stop_between_micro_batches_leaves_weights_gradients_and_generators_as
     assert result.outcome is Outcome.STOPPED
     assert digest(model) == before and torch.equal(generators, torch.get_rng_state())
     assert all(p.grad is None for p in model.parameters())
+
+
+class RestlessModel(TinyModel):
+    """Keeps running statistics, counts in a buffer that it replaces, and draws from every generator there is."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.5)
+        self.norm = nn.BatchNorm1d(WIDTH)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("constant", torch.ones(2))
+
+    def forward(self, input_ids: torch.Tensor) -> Output:
+        self.calls = self.calls + 1
+        hidden = self.norm(self.dropout(self.embedding(input_ids)).transpose(1, 2)).transpose(1, 2)
+        return Output(self.head(hidden * random.random() * np.random.random()))
+
+    def everything(self) -> list:
+        buffers = [buffer.tolist() for buffer in self.buffers()]
+        return [buffers, torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
+
+
+@pytest.mark.parametrize("updates_before", [0, 1, 3])
+@pytest.mark.parametrize("trouble", ["stop", "memory", "nan"])
+def test_what_a_model_keeps_and_draws_is_as_it_was_when_an_update_is_not_made(trouble, updates_before):
+    model, stop = RestlessModel(), [False]
+    loss = Failing(model, {updates_before * 2 + 2}, math.nan if trouble == "nan" else OUT_OF_MEMORY[0])
+    loss.calls = loss.calls if trouble != "stop" else set()
+    updater = make_updater(model, loss=loss, micro_batch=4, should_stop=lambda: stop[0] and model.calls > calls)
+    for _ in range(updates_before):
+        updater.update(make_batch(8))
+    before, calls = model.everything(), model.calls.item()
+    stop[0] = trouble == "stop"
+
+    result = updater.update(make_batch(8))
+
+    if trouble == "memory":
+        assert result.outcome is Outcome.UPDATED and updater.micro_batch == 2
+        assert model.calls == calls + 4
+    elif trouble == "nan":
+        assert result.outcome is Outcome.NONFINITE and model.everything()[0] == before[0]
+    else:
+        assert result.outcome is Outcome.STOPPED and model.everything() == before
+
+
+def test_what_the_first_update_left_alone_is_no_longer_copied():
+    model = RestlessModel()
+    updater = make_updater(model)
+
+    updater.update(make_batch())
+
+    assert {name for _, name in updater._rollback._places} == {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+        "calls",
+    }
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

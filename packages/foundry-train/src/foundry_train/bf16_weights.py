@@ -25,10 +25,10 @@ class Bf16Weights:
     def __init__(self, model: nn.Module) -> None:
         """
         Args:
-            model: Holds the weights in fp32. Parameters that its class wants in fp32 are shared by both; buffers, for
-                example frequencies of positions, keep their type.
+            model: Holds the weights in fp32. Parameters that its class wants in fp32 are shared by both; buffers are
+                too, since running statistics are saved with the model.
         """
-        halves: dict[int, Any] = {}
+        halves: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []  # of the model, of the copy
         stays = _stays_in_fp32(model)
         for name, parameter in model.named_parameters():

@@ -28,7 +28,7 @@ from foundry_train.distributed import World
 from foundry_train.memory import available_memory_bytes, release_memory
 from foundry_train.optimizers import OptimizerGroup, trainable
 from foundry_train.precision import Precision
-from foundry_train.seeding import undisturbed_generators
+from foundry_train.rollback import Rollback
 from foundry_train.step import LossFunction
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def find_micro_batch(
         attempt = _attempt(config, world.device, loss_function, optimizer, precision, start)
         reserve = OPTIMIZER_COPIES * sum(p.numel() * p.element_size() for p in trainable(model))
         with without_compiler(loss_function):
-            found = largest_that_fits(attempt, start, device=world.device, reserve_bytes=reserve)
+            found = largest_that_fits(attempt, start, model=model, device=world.device, reserve_bytes=reserve)
     found = world.smallest(found)
     logger.info("training.micro_batch_size: auto is %d of %d sequences", found, start)
     if run_dir is not None:
@@ -114,13 +114,14 @@ def largest_by_estimate(estimate: Callable[[int], int], start: int, *, available
 
 
 def largest_that_fits(
-    attempt: Callable[[int], None], start: int, *, device: torch.device, reserve_bytes: int = 0
+    attempt: Callable[[int], None], start: int, *, model: torch.nn.Module, device: torch.device, reserve_bytes: int = 0
 ) -> int:
     """Halve from `start` until `attempt(micro_batch)` does not run out of memory.
 
     Args:
         attempt: One forward and backward pass over so many sequences.
         start: The largest number to try.
+        model: What it runs; its buffers, and the generators, are put back after each try.
         device: Where it runs.
         reserve_bytes: Kept occupied meanwhile, for what the first update will allocate.
 
@@ -128,7 +129,9 @@ def largest_that_fits(
         MemoryExhaustedError: Not even one sequence fits.
     """
     micro_batch = start
-    while not _fits(attempt, micro_batch, device, reserve_bytes):
+    rollback = Rollback(model, device)
+    rollback.mark()
+    while not _fits(attempt, micro_batch, device, reserve_bytes, rollback):
         release_memory(device)
         if micro_batch == 1:
             raise MemoryExhaustedError(
@@ -179,16 +182,19 @@ def _attempt(
     return attempt
 
 
-def _fits(attempt: Callable[[int], None], micro_batch: int, device: torch.device, reserve_bytes: int) -> bool:
+def _fits(
+    attempt: Callable[[int], None], micro_batch: int, device: torch.device, reserve_bytes: int, rollback: Rollback
+) -> bool:
     try:
-        with undisturbed_generators(device):
-            reserve = torch.empty(reserve_bytes, dtype=torch.uint8, device=device)
-            attempt(micro_batch)
-            del reserve
+        reserve = torch.empty(reserve_bytes, dtype=torch.uint8, device=device)
+        attempt(micro_batch)
+        del reserve
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return False
+    finally:
+        rollback.back()
     return True
 
 

@@ -6,8 +6,9 @@
 
 Nothing is stepped on unless loss and norm are finite. On CUDA the host does not wait to know: the kernel of AdamW looks
 on the device, and leaves everything as it is if they are not. Whatever goes wrong before that point leaves the weights,
-the optimizer and the random generators as they were, so that the same batch can be replayed: with half the micro-batch
-after an out-of-memory error, with half the loss scale after an overflow in fp16, or by the next process after a stop.
+buffers, the optimizer and the random generators as they were, so that the same batch can be replayed: with half the
+micro-batch after an out-of-memory error, with half the loss scale after an overflow in fp16, or by the next process
+after a stop.
 """
 
 import logging
@@ -28,6 +29,7 @@ from foundry_train.fused_adamw import FusedAdamW
 from foundry_train.memory import release_memory
 from foundry_train.optimizers import OptimizerGroup, trainable
 from foundry_train.precision import Precision
+from foundry_train.rollback import Rollback
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,7 @@ class Updater:
         self._should_stop = should_stop
         self._bf16_weights = bf16_weights
         self._said_no_gradient = False
+        self._rollback = Rollback(model, world.device)
         self._on_host = _HostCopy(world.device)
         self._decides_on_device = decides_on_device(optimizer, world.device) and precision.scaler is None
 
@@ -112,14 +115,18 @@ class Updater:
         Raises:
             MemoryExhaustedError: Out of memory with one sequence at a time, or outside the forward and backward pass.
         """
-        generators = _GeneratorStates(self._world.device)
+        self._rollback.mark()
         overflows = 0
         while True:
-            result = self._attempt(batch, generators)
+            result = self._attempt(batch)
+            if result.outcome is Outcome.UPDATED:
+                self._rollback.settle()
+            elif result.outcome is Outcome.NONFINITE:
+                self._rollback.buffers_back()
             if result.outcome is not Outcome.NONFINITE or not self._scale_is_to_blame(result):
                 return result._replace(overflows=overflows)
             overflows += 1
-            generators.restore()
+            self._rollback.back()
 
     def gradients(self, batch: GlobalBatch) -> float:
         """Leave the gradient of the exact mean in `.grad`, unclipped, and return that mean (nats per token)."""
@@ -128,7 +135,7 @@ class Updater:
         self._world.sum_gradients(self._parameters)
         return float(attempt.loss_sum) / max(1, batch.target_tokens)
 
-    def _attempt(self, batch: GlobalBatch, generators: "_GeneratorStates") -> StepResult:
+    def _attempt(self, batch: GlobalBatch) -> StepResult:
         """Forward, backward, and the update if everything is finite; halves the micro-batch until it fits."""
         while True:
             self._drop_gradients()
@@ -137,7 +144,7 @@ class Updater:
             if not out_of_memory and not stopped:
                 return self._apply(batch, loss_sum)
             self._drop_gradients()
-            generators.restore()
+            self._rollback.back()
             if stopped:
                 return StepResult(Outcome.STOPPED, math.nan, math.nan)
             self._halve(len(batch.input_ids))
@@ -296,20 +303,6 @@ class _HostCopy:
         if self._sent is not None:
             self._sent.synchronize()
         return self._numbers.tolist()
-
-
-class _GeneratorStates:
-    """The states of torch's random generators at the start of an update."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def restore(self) -> None:
-        torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(self._cuda, self._device)
 
 
 class _Inputs(NamedTuple):
