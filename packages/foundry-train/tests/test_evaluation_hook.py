@@ -32,13 +32,16 @@ class Log:
         return Moment(None, step, MODEL, self.records.append)
 
 
-def make_hook(suites=None, *, total_steps: int = 100, messages: list | None = None, **settings) -> EvaluationHook:
+def make_hook(
+    suites=None, *, total_steps: int = 100, messages: list | None = None, recorded=(), **settings
+) -> EvaluationHook:
     suites = {TEST: lambda model: {"loss": 2.0, "perplexity": 7.4}} if suites is None else suites
     return EvaluationHook(
         EvaluationConfig(**settings),
         suites,
         lambda model, step: [{"prompt": "the ", "text": f"cat {step}"}],
         total_steps=total_steps,
+        recorded=recorded,
         message=(messages if messages is not None else []).append,
     )
 
@@ -87,6 +90,19 @@ def test_a_step_is_measured_once_however_many_reasons_there_are():
     hook.on_checkpoint(log.moment(5))
 
     assert len(log.records) == 1
+
+
+def test_what_an_earlier_process_has_recorded_is_measured_again_but_not_written_again():
+    suites = {TEST: lambda model: {"loss": 2.0}, PAIRS: lambda model: {"agreement": 0.75, "overall": 0.5}}
+    first, second = Log(), Log()
+    make_hook(suites).on_end(first.moment(100))
+    recorded = [{**record, "step": 100} for record in first.records if record.get("item") != "overall"]
+
+    hook = make_hook(suites, recorded=recorded)
+    hook.on_end(second.moment(100))
+
+    assert second.records == [record for record in first.records if record.get("item") == "overall"]
+    assert hook.after == {"loss": 2.0} and hook.sample == "the cat 100"
 
 
 def test_checkpoints_are_measured_only_if_asked_for():

@@ -58,6 +58,7 @@ class EvaluationHook(Hook):
         sampler: Callable[[torch.nn.Module, int], list[dict[str, str]]],
         *,
         total_steps: int,
+        recorded: Iterable[Mapping[str, Any]] = (),
         message: Callable[[str], None] = lambda text: logger.info("%s", text),
     ) -> None:
         """
@@ -66,12 +67,15 @@ class EvaluationHook(Hook):
             suites: Measures by name; each returns values to record.
             sampler: Returns records with `prompt` and `text` for (model, step).
             total_steps: Where the run ends.
+            recorded: Records that metrics.jsonl has of the step at which this process goes on: a stop after the first
+                or the last evaluation has this process repeat it, and it should not stand there twice.
             message: Receives one line about each result.
         """
         self._settings = settings
         self._suites = suites
         self._sampler = sampler
         self._total_steps = total_steps
+        self._recorded = {_key(record) for record in recorded}
         self._message = message
         self._evaluated: int | None = None
         self.before: Mapping[str, Any] = {}
@@ -120,18 +124,27 @@ class EvaluationHook(Hook):
 
     def _record(self, moment: Moment, suite: str, values: Mapping[str, Any]) -> None:
         if suite != PAIRS:
-            moment.log({"kind": "evaluation", "suite": suite, **values})
+            self._log(moment, {"kind": "evaluation", "suite": suite, **values})
         else:
             for item, accuracy in values.items():
-                moment.log({"kind": "evaluation", "suite": suite, "item": item, "accuracy": accuracy})
+                self._log(moment, {"kind": "evaluation", "suite": suite, "item": item, "accuracy": accuracy})
         if suite == TEST:
             self.after = values
         self._message(describe_values(suite, moment.step, values))
 
     def _sample(self, moment: Moment) -> None:
         for record in self._sampler(moment.model, moment.step):
-            moment.log({"kind": "sample", **record})
+            self._log(moment, {"kind": "sample", **record})
             self.sample = record["prompt"] + record["text"]
+
+    def _log(self, moment: Moment, record: dict[str, Any]) -> None:
+        if _key({**record, "step": moment.step}) not in self._recorded:
+            moment.log(record)
+
+
+def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes two records of evaluations or samples the same one."""
+    return tuple(record.get(name) for name in ("step", "kind", "suite", "item", "prompt"))
 
 
 def held_out_suite(held_out: HeldOut, *, batch_size: int, should_stop: Callable[[], bool]) -> Suite:

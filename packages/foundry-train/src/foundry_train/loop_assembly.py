@@ -74,7 +74,7 @@ def assemble_loop(
         records=records,
         throughput=make_throughput(config, built, world),
         world=world,
-        hooks=make_hooks(session, prepared, plan, built, test_rows=test_rows, first_step=state.step + 1),
+        hooks=make_hooks(session, prepared, plan, built, test_rows=test_rows, step=state.step),
         should_stop=session.should_stop,
     )
 
@@ -144,20 +144,23 @@ def make_hooks(
     built: Build,
     *,
     test_rows: Rows | None,
-    first_step: int,
+    step: int,
 ) -> list[Hook]:
     """Evaluation and the user's own hooks, on rank 0."""
     if session.run is None:
         return []
     settings = session.config.evaluation
+    repeats = step in {0, plan.total_steps}  # what is measured there was, perhaps, by a process that then stopped
+    recorded = [record for record in session.run.metrics() if record.get("step") == step] if repeats else []
     evaluation = EvaluationHook(
         settings,
         make_suites(session, prepared, built, test_rows),
         text_sampler(prepared.tokenizer, settings, seed=session.config.random_seed),
         total_steps=plan.total_steps,
+        recorded=recorded,
         message=session.reporter.message,
     )
-    return [FirstStep(session.run, first_step), evaluation, *session.hooks]
+    return [FirstStep(session.run, step + 1), evaluation, *session.hooks]
 
 
 def make_suites(session: Session, prepared: PreparedData, built: Build, test_rows: Rows | None) -> Mapping[str, Suite]:

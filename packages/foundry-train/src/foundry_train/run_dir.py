@@ -28,7 +28,7 @@ from foundry_train.checkpoint_names import step_folders
 from foundry_train.lineage import append_event, read_events, save_event
 from foundry_train.lock import RunLock
 from foundry_train.manifest import ParentLink, canonical_bytes
-from foundry_train.metrics_log import MetricsLog
+from foundry_train.metrics_log import MetricsLog, read_metrics
 from foundry_train.run_record import FORMAT, RunRecord, read_json, read_record
 from foundry_train.space import storage_error
 
@@ -217,6 +217,10 @@ class RunDirectory:
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one record to metrics.jsonl, with the number of this attempt."""
         self._metrics.append({"attempt": self.attempt, **record})
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl."""
+        return read_metrics(self._metrics.path)
 
     def truncate_metrics(self, step: int) -> None:
         """Cut metrics.jsonl behind `step`: what came later is about to be repeated.

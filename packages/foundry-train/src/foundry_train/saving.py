@@ -77,13 +77,13 @@ class Saver:
         return step in self._milestones
 
     def due(self, step: int) -> Kind | None:
-        """What is to be saved at `step`, if anything; the last step is left to `save_last`.
+        """What is to be saved at `step`, if anything and not done yet; the last step is left to `save_last`.
 
         Raises:
             StorageError: An earlier checkpoint could not be written in the background.
         """
         self._manager.raise_pending()
-        if step >= self._total_steps:
+        if step >= self._total_steps or (self.last is not None and self.last.step == step):  # gone on with from there
             return None
         if step > 0 and self._rolling_is_due(step):
             return "full"

@@ -337,6 +337,42 @@ def test_another_machine_is_refused_by_name_unless_the_drift_is_allowed(project,
     assert "another processor" in lineage
 
 
+class StopWhen(Hook):
+    """Asks to stop at the start or the end of a run, once."""
+
+    def __init__(self, moment):
+        self.moment = moment
+
+    def on_start(self, moment):
+        if self.moment == "start":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_end(self, moment):
+        if self.moment == "end":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_a_stop_at_the_start_or_the_end_leaves_no_record_twice(project, read, tmp_path, moment):
+    settings = {"checkpoint_schedule": (0, 6), "milestones": "full"}
+    whole = project.train(project.config(tmp_path / "whole", **settings))
+    config = project.config(tmp_path / "cut", **settings)
+
+    stopped = project.train(config, hooks=[StopWhen(moment)])
+    done = project.train(config)
+
+    assert stopped.exit_code == 143 and done.steps == 12
+    for kind in ("evaluation", "sample"):
+        assert shorn(read.records(done.run_dir, kind)) == shorn(read.records(whole.run_dir, kind))
+    saved = [(e["step"], e["label"]) for e in read.records(done.run_dir, "event") if e["event"] == "checkpoint"]
+    assert len(saved) == len(set(saved)) == 3
+    assert (done.first_loss, done.final_loss) == (whole.first_loss, whole.final_loss) or moment == "end"
+
+
+def shorn(records):
+    return [{name: value for name, value in record.items() if name not in {"time", "attempt"}} for record in records]
+
+
 def test_going_back_on_another_machine_is_refused_before_any_checkpoint_is_moved(project, tmp_path, monkeypatch):
     config = project.config(tmp_path / "run", save_every_steps=4, keep_checkpoints=3)
     project.train(config)
