@@ -167,6 +167,28 @@ def test_trouble_on_one_rank_is_everyones(tmp_path):
     assert found[0]["main"] == [True, False] and found[0]["any"] == [True, False]
 
 
+def memory_for_one_sequence_a_rank(world: World) -> dict:
+    updater = make_updater(world)
+    inner = updater._loss_function
+
+    def failing(ids, *tensors):
+        if len(ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(ids, *tensors)
+
+    updater._loss_function = failing
+    result = updater.update(share(world.rank, world.size, rows=3))  # one sequence for rank 0, two for rank 1
+    return {"micro_batch": updater.micro_batch, "outcome": result.outcome.value}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_ranks_with_unequal_shares_halve_alike(tmp_path):
+    found = on_ranks(2, tmp_path, memory_for_one_sequence_a_rank)
+
+    assert found == [{"micro_batch": 1, "outcome": Outcome.UPDATED.value}] * 2
+
+
 def different_models(world: World) -> list[float]:
     model = TinyModel()
     with torch.no_grad():

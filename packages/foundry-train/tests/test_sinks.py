@@ -244,7 +244,7 @@ def test_wandb_offline_writes_every_step_under_one_run_id_across_resumes(tmp_pat
 @pytest.mark.slow
 def test_tensorboard_files_hold_the_numbers_and_a_resume_replaces_repeated_steps(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    for first, last, value in ((1, 4, 1.0), (3, 5, 2.0)):
+    for first, last, value in ((1, 3, 0.0), (1, 4, 1.0), (3, 5, 2.0)):  # the first was killed before it saved anything
         sinks = open_sinks(LoggingConfig(use_tensorboard=True), sink_run(tmp_path, step=first - 1))
         for step in range(first, last):
             sinks[0].write(STEP | {"step": step, "loss": value})

@@ -271,9 +271,7 @@ class TrainingLoop:
         if training.on_nonfinite == "stop":
             raise NonFiniteError(
                 f"{what}, on sequences {sequences} of epoch {batch.epoch}; the weights were not changed. "
-                f"{self._last_good()} Lower training.learning_rate, clip with training.max_grad_norm, "
-                "use bf16 instead of fp16, or set training.on_nonfinite: skip; but for the precision that is another "
-                "experiment, with a training.output_dir of its own"
+                f"{self._last_good()} {self._advice()}"
             )
         self.state.nonfinite_skips += 1
         if self.state.nonfinite_skips > training.max_nonfinite_skips:
@@ -284,6 +282,17 @@ class TrainingLoop:
             )
         logger.warning("%s, on sequences %s: this update is left out", what, sequences)
         self._records.event("nonfinite_skip", step, sequences=sequences, epoch=batch.epoch)
+
+    def _advice(self) -> str:
+        training = self._training
+        clip = "" if training.max_grad_norm else "clip with training.max_grad_norm: 1.0, "
+        advice = (
+            f"Lower training.learning_rate, {clip}or set training.on_nonfinite: skip; that is another experiment, with "
+            "a training.output_dir of its own"
+        )
+        if training.precision == "fp16":
+            advice += ". Or go on with training.precision: bf16 and --allow-numeric-drift, which overflows less"
+        return advice
 
     def _last_good(self) -> str:
         last = self._saver.last

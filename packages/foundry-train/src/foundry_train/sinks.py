@@ -197,7 +197,7 @@ class TensorBoardSink:
             from torch.utils.tensorboard import SummaryWriter  # optional extra
         except ImportError as error:
             raise ConfigError("logging.use_tensorboard needs the extra: foundry-train[tensorboard]") from error
-        purge_step = run.step + 1 if run.step else None
+        purge_step = run.step + 1 if run.step else 0  # a run that is begun anew repeats all of them
         self._writer = SummaryWriter(str(run.directory / "tensorboard"), purge_step=purge_step)
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -262,7 +262,8 @@ class Updater:
         return True
 
     def _halve(self, rows: int) -> None:
-        before = max(1, min(self.micro_batch, rows))
+        largest = -self._world.smallest(-rows)  # of the ranks' shares, so that all come to the same answer
+        before = max(1, min(self.micro_batch, largest))
         release_memory(self._world.device)
         if before == 1:
             raise MemoryExhaustedError(

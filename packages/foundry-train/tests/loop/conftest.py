@@ -119,7 +119,7 @@ class Run:
         micro_batch: int = 4,
         **training,
     ) -> None:
-        self.config = make_config(**training)
+        self.config = make_config(precision=precision, **training)
         self.plan = plan_training(self.config, CorpusCounts(ROWS, ROWS * LENGTH, 2 * ROWS))
         torch.manual_seed(1)
         self.model = TinyModel()

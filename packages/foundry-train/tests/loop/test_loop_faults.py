@@ -82,6 +82,22 @@ def test_non_finite_loss_stops_and_names_step_sequences_and_last_checkpoint(make
     assert [info.step for info in run.manager.list()] == [3]
 
 
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({}, "Lower training.learning_rate, or set training.on_nonfinite: skip; that is another experiment"),
+        ({"max_grad_norm": None}, "learning_rate, clip with training.max_grad_norm: 1.0, or set"),
+        ({"precision": "fp16"}, "Or go on with training.precision: bf16 and --allow-numeric-drift"),
+    ],
+)
+def test_advice_about_a_loss_that_is_not_finite_is_about_this_run(make_run, sabotage, settings, advice):
+    with pytest.raises(NonFiniteError) as caught:
+        make_run(loss=sabotage(range(1, 99), math.nan), **settings).loop.run()
+
+    assert advice in str(caught.value)
+    assert ("bf16" in str(caught.value)) == ("precision" in settings)
+
+
 def test_skipped_updates_count_as_steps_leave_the_weights_and_are_recorded(make_run, sabotage):
     run = make_run(loss=sabotage(range(5, 7), math.nan), on_nonfinite="skip", max_nonfinite_skips=2)
     digests = []
