@@ -1,11 +1,13 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from foundry_config import ConfigError
 from foundry_model import generate_text
+from foundry_model.context import longest_context, note_context
 from foundry_model.generation import generate_ids
 from foundry_model.sampling import Sampling
 
@@ -150,6 +152,53 @@ def test_beyond_the_positions_of_the_model_the_last_ones_are_read_again():
 
     assert text == ["defgh"]
     assert model.read == [4, 1, 5, 5, 5]
+
+
+def test_a_module_without_a_config_is_asked_for_no_more_than_it_was_built_for():
+    model = Counting(size=13)
+    del model.config
+    note_context(model, 5)
+
+    assert generate_text(model, Letters(), ["abc"], max_new_tokens=5, greedy=True) == ["defgh"]
+    assert model.read == [4, 5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("name", ["max_position_embeddings", "n_positions", "max_seq_len", "context_length"])
+def test_the_context_stands_in_the_config_under_one_of_its_names(name):
+    model = Counting()
+    model.config = SimpleNamespace(**{name: 7})
+    note_context(model, 99)
+
+    assert longest_context(model) == 7
+
+
+def test_a_module_may_say_itself_that_it_reads_any_number_of_tokens():
+    model = nn.Linear(1, 1)
+    model.foundry_context = None
+    note_context(model, 5)
+
+    assert longest_context(model) is None
+
+
+@pytest.mark.parametrize(
+    ("wishes", "told"),
+    [
+        ({"max_new_tokens": -5}, "max_new_tokens: -5 is below 0"),
+        ({"max_new_tokens": 1, "start_id": 300}, "start_id: 300 is no token of this model, which has 12"),
+        ({"max_new_tokens": 1, "start_id": -1}, "start_id: -1"),
+        ({"max_new_tokens": 1, "prompts": "abc"}, "a list of texts is expected, not the one text 'abc'"),
+    ],
+)
+def test_wishes_that_make_no_sense_are_refused_by_name(wishes, told):
+    model = Counting()
+    model.get_input_embeddings = lambda: nn.Embedding(12, 1)
+
+    with pytest.raises(ConfigError, match=told):
+        generate_text(model, Letters(), **({"prompts": ["a"]} | wishes))
+
+
+def test_a_seed_may_be_a_number_of_numpy():
+    assert generate_text(Counting(), Letters(), ["a"], max_new_tokens=2, seed=np.int64(3), temperature=0.1) == ["bc"]
 
 
 def test_pieces_are_handed_out_as_they_come_and_add_up_to_the_text():

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundry_config import ConfigError
+from foundry_config.errors import NonFiniteError
 from foundry_model.sampling import Sampling, draw_tokens
 
 
@@ -82,3 +83,23 @@ def test_what_a_row_draws_does_not_depend_on_its_neighbours():
 def test_a_value_outside_its_range_is_refused(settings, name):
     with pytest.raises(ConfigError, match=name):
         Sampling(**settings)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-39, 1e-40, 5e-324])
+def test_the_smaller_the_temperature_the_surer_the_most_likely_token(temperature):
+    logits = torch.tensor([[0.0, 50.0, 30.0, -8.0]])
+
+    assert draw_tokens(logits, Sampling(temperature), _generators(1)).tolist() == [1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_give_no_token(value, temperature):
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
+        draw_tokens(torch.tensor([[0.0, value, 1.0]]), Sampling(temperature), _generators(1))
+
+
+def test_a_token_that_is_ruled_out_is_never_drawn():
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf")]])
+
+    assert draw_tokens(logits, Sampling(2.0), _generators(1)).tolist() == [1]

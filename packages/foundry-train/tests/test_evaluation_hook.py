@@ -105,6 +105,18 @@ def test_what_an_earlier_process_has_recorded_is_measured_again_but_not_written_
     assert hook.after == {"loss": 2.0} and hook.sample == "the cat 100"
 
 
+def test_a_model_that_cannot_write_goes_on_training_without_a_sample(caplog):
+    def sampler(model, step):
+        raise IndexError("index out of range in self")
+
+    log, hook = Log(), make_hook()
+    hook._sampler = sampler
+    hook.on_end(log.moment(100))
+
+    assert [record["kind"] for record in log.records] == ["evaluation"] and hook.sample is None
+    assert "step 100: no text sample (IndexError: index out of range in self)" in caplog.text
+
+
 def test_checkpoints_are_measured_only_if_asked_for():
     log = Log()
 

@@ -22,6 +22,7 @@ from foundry_model.architectures import ARCHITECTURES
 from foundry_model.attention import best_attention, resolve_attention
 from foundry_model.blueprints import Blueprint, ModelRequest, SpecialIds
 from foundry_model.common_fields import by_model_type, warn_of_own_activation
+from foundry_model.context import note_context
 from foundry_model.hf_families import family_config, model_class, open_values
 from foundry_model.honoured import check_causal, check_tying
 from foundry_model.initialization import INITS
@@ -113,6 +114,7 @@ def assemble_model(
     """Build as `create_model` does, without running the model once; see there."""
     plan = model_plan(config, vocab_size=vocab_size, special_ids=special_ids)
     if isinstance(plan, torch.nn.Module):
+        note_context(plan, config.model.max_position_embeddings or config.data.max_sequence_length)
         return _adopt(plan, device)
     cls = model_class(plan)
     if device is not None and torch.device(device).type == "meta":

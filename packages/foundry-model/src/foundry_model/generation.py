@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from foundry_config.errors import ConfigError
+from foundry_model.context import longest_context
 from foundry_model.loss import parameters_of_forward, unwrapped
 from foundry_model.modes import evaluating
 from foundry_model.out_of_memory import is_out_of_memory
@@ -55,8 +56,10 @@ def generate_text(
 
     Raises:
         ConfigError: A value outside its range, or an empty prompt and a tokenizer with neither BOS nor EOS.
+        NonFiniteError: The model gives logits that are not numbers.
     """
     sampling = Sampling(0.0 if greedy else temperature, top_k, top_p)
+    _check_wishes(model, prompts, max_new_tokens, start_id)
     starts = [_prompt_ids(tokenizer, prompt, start_id) for prompt in prompts]
     writers = [_Writer(tokenizer, ids) for ids in starts]
     for index, token in generate_ids(
@@ -97,7 +100,7 @@ def generate_ids(
         by_length.setdefault(len(prompt), []).append(index)
     batches = [group[i : i + _MOST_ROWS] for group in by_length.values() for i in range(0, len(group), _MOST_ROWS)]
     for places in batches:
-        generators = [torch.Generator().manual_seed((seed * 1_000_003 + place) % 2**63) for place in places]
+        generators = [torch.Generator().manual_seed((int(seed) * 1_000_003 + place) % 2**63) for place in places]
         ids = torch.tensor([list(prompts[place]) for place in places], device=next(core.parameters()).device)
         yield from _continue_batch(core, ids, places, max_new_tokens, stop_id, sampling, generators)
 
@@ -133,7 +136,7 @@ class _Reader:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.context = _longest_context(model)
+        self.context = longest_context(model)
         self.names = parameters_of_forward(model)
         self.caches = "past_key_values" in self.names
         self.cache: Any = None
@@ -141,7 +144,7 @@ class _Reader:
 
     def next_logits(self, ids: Tensor) -> Tensor:
         """Logits of the token after `ids` [B, T], of which all but the last were given before. [B, V]"""
-        if self.caches and ids.shape[1] <= self.context:
+        if self.caches and (self.context is None or ids.shape[1] <= self.context):
             try:
                 return self._with_cache(ids)
             except Exception as error:
@@ -154,7 +157,7 @@ class _Reader:
                     *(type(self.model).__name__, type(error).__name__, error),
                 )
         inputs: dict[str, Any] = {"use_cache": False} if "use_cache" in self.names else {}
-        window = ids[:, max(0, ids.shape[1] - self.context) :]
+        window = ids if self.context is None else ids[:, -self.context :]
         return self.model(input_ids=window, **inputs, **self._last_only()).logits[:, -1]
 
     def _with_cache(self, ids: Tensor) -> Tensor:
@@ -198,6 +201,17 @@ class _Writer:
         return piece
 
 
+def _check_wishes(model: nn.Module, prompts: Sequence[str], max_new_tokens: int, start_id: int | None) -> None:
+    if isinstance(prompts, str):
+        raise ConfigError(f"prompts: a list of texts is expected, not the one text {prompts!r:.60}")
+    if max_new_tokens < 0:
+        raise ConfigError(f"max_new_tokens: {max_new_tokens} is below 0")
+    embeddings = getattr(unwrapped(model), "get_input_embeddings", lambda: None)()
+    most = getattr(embeddings, "num_embeddings", None)
+    if start_id is not None and not 0 <= start_id < (2**63 if most is None else most):
+        raise ConfigError(f"start_id: {start_id} is no token of this model, which has {most} of them")
+
+
 def _prompt_ids(tokenizer: Any, prompt: str, start_id: int | None) -> list[int]:
     ids = [int(token) for token in tokenizer.encode(prompt, add_special_tokens=False)] if prompt else []
     if start_id is not None:
@@ -214,12 +228,6 @@ def _prompt_ids(tokenizer: Any, prompt: str, start_id: int | None) -> list[int]:
 def _special(tokenizer: Any, name: str) -> int | None:
     """Id of a special token, under our name for it or that of transformers."""
     return getattr(tokenizer, f"{name}_id", getattr(tokenizer, f"{name}_token_id", None))
-
-
-def _longest_context(model: Any) -> int:
-    """Positions that the model has; without limit where the config names none. [tokens]"""
-    config = getattr(model, "config", None)
-    return getattr(config, "max_position_embeddings", None) or 2**53
 
 
 _MOST_ROWS = 64  # the cache of a batch is what a long file of prompts would fill the memory with

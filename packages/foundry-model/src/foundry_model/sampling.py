@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foundry_config.errors import ConfigError
+from foundry_config.errors import ConfigError, NonFiniteError
+
+LOWEST_TEMPERATURE = 1e-30  # below it everything but the most likely token has no chance in fp32 either way
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,18 @@ def draw_tokens(logits: Tensor, sampling: Sampling, generators: Sequence[torch.G
         logits: Scores of the next token. [B, V]
         sampling: How to draw.
         generators: One CPU generator for each row; what a row draws does not depend on its neighbours.
+
+    Raises:
+        NonFiniteError: Some logit is NaN or infinite.
     """
+    highest = logits.max(-1, keepdim=True).values
+    if not highest.isfinite().all():
+        raise NonFiniteError("the model gives logits that are NaN or infinite, so no token can be drawn from them")
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    kept = _within_top_p(_within_top_k(logits.float() / sampling.temperature, sampling.top_k), sampling.top_p)
+    # differences are at most 0, so that no temperature, however small, makes them overflow
+    scores = (logits - highest).float() / max(sampling.temperature, LOWEST_TEMPERATURE)
+    kept = _within_top_p(_within_top_k(scores, sampling.top_k), sampling.top_p)
     cumulative = kept.softmax(-1).double().cpu().cumsum(-1)  # [B, V]
     uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])  # [B]
     drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foundry_model.context import longest_context
 from foundry_model.loss import parameters_of_forward, supports_chunked_loss, token_logits, unwrapped
 from foundry_model.modes import evaluating, without_compiler
 
@@ -42,12 +43,7 @@ class ScoringModel:
     @functools.cached_property
     def context(self) -> int | None:
         """Most tokens that the model can read at once; None where the architecture sets no limit. [tokens]"""
-        config = getattr(self.model, "config", None)
-        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "context_length"):
-            limit = getattr(config, name, None)
-            if isinstance(limit, int) and limit > 0:
-                return limit
-        return None
+        return longest_context(self.model)
 
     @functools.cached_property
     def reads_tries(self) -> bool:

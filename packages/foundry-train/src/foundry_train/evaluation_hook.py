@@ -133,7 +133,12 @@ class EvaluationHook(Hook):
         self._message(describe_values(suite, moment.step, values))
 
     def _sample(self, moment: Moment) -> None:
-        for record in self._sampler(moment.model, moment.step):
+        try:
+            records = self._sampler(moment.model, moment.step)
+        except Exception as error:  # what a model does with a text of its own making is no reason to end its training
+            logger.warning("step %d: no text sample (%s: %s)", moment.step, type(error).__name__, error)
+            return
+        for record in records:
             self._log(moment, {"kind": "sample", **record})
             self.sample = record["prompt"] + record["text"]
 

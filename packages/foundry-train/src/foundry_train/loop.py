@@ -255,8 +255,13 @@ class TrainingLoop:
 
     def _end(self, first_loss: float | None) -> LoopEnd:
         """Measure, note the end, save; a stop in the middle of measuring leaves that to the next process."""
-        self._call_hooks("on_end")
-        self._call_hooks("on_checkpoint")
+        try:
+            self._call_hooks("on_end")
+            self._call_hooks("on_checkpoint")
+        except Exception:
+            if self._world.size == 1:  # else the others, who have no hooks, are elsewhere by now
+                self._save_last()  # what was trained is not lost to an error in what looks at it
+            raise
         if self._world.any_says(self._should_stop()):
             return self._stop(first_loss)
         self._records.event(END, self.state.step)

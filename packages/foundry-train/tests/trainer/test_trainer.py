@@ -260,6 +260,50 @@ def test_no_file_of_a_run_holds_a_secret_of_the_environment(project, tmp_path, m
     assert files and not any(canary.encode() in path.read_bytes() for path in files)
 
 
+class FailAtTheEnd(Hook):
+    def on_end(self, moment):
+        raise ZeroDivisionError("a bug in a hook")
+
+
+def test_an_error_at_the_end_of_a_run_loses_nothing_that_was_trained(project, read, tmp_path):
+    config = project.config(tmp_path / "run")
+    with pytest.raises(RuntimeError, match="after step 12: ZeroDivisionError"):
+        project.train(config, hooks=[FailAtTheEnd()])
+
+    assert (tmp_path / "run" / "checkpoints" / "step-00000012" / "MANIFEST.json").is_file()
+    summary = project.train(config)
+    assert summary.resumed_from == 12 and summary.steps == 12
+    assert len([r for r in read.records(summary.run_dir, "evaluation") if r["step"] == 12]) == 1
+
+
+POSITIONS = """
+import torch
+from tiny_trainer_model import Output
+
+class WithPositions(torch.nn.Module):
+    def __init__(self, vocab_size, positions):
+        super().__init__()
+        self.tokens, self.places = torch.nn.Embedding(vocab_size, 16), torch.nn.Embedding(positions, 16)
+        self.head = torch.nn.Linear(16, vocab_size)
+
+    def forward(self, input_ids, **ignored):
+        return Output(self.head(self.tokens(input_ids) + self.places(torch.arange(input_ids.shape[1]))))
+
+def build(request):
+    return WithPositions(request.vocab_size, request.positions)
+"""
+
+
+def test_a_model_of_few_positions_writes_a_sample_longer_than_them(project, read, tmp_path, monkeypatch):
+    (tmp_path / "few_positions.py").write_text(POSITIONS)
+    monkeypatch.syspath_prepend(tmp_path)
+    changes = {"model": {"architecture": "few_positions:build"}, "evaluation": {"sample_tokens": 60}}
+
+    summary = project.train(project.config(tmp_path / "run", changes=changes))
+
+    assert summary.steps == 12 and len(read.records(summary.run_dir, "sample")) == 1
+
+
 class SettingsSeen(Hook):
     """Notes the settings of the process while a run trains."""
 
