@@ -2,8 +2,10 @@
 
 import pytest
 
-from foundry_config.errors import ConfigError
+from foundry_config.errors import CheckpointError, ConfigError
 from foundry_train.export.hub_cache import add_revision, repository_folder
+from foundry_train.export.revisions import export_revisions, revision_names
+from foundry_train.manifest import MANIFEST_NAME, Manifest, WeightsSummary, seal
 
 
 @pytest.fixture
@@ -69,3 +71,27 @@ def test_a_repository_name_that_could_leave_the_cache_is_refused(tmp_path, name)
 def test_a_revision_that_could_leave_the_cache_is_refused(tmp_path, files, revision):
     with pytest.raises(ConfigError, match="revision"):
         add_revision(tmp_path / "repository", revision, files)
+
+
+def labelled(folder, label, *, step=1):
+    """A checkpoint folder of nothing but a manifest."""
+    manifest = Manifest(run_id="r", step=step, kind="weights", label=label, files={}, weights=WeightsSummary("", 0, 0))
+    folder.mkdir()
+    (folder / MANIFEST_NAME).write_bytes(seal(manifest)[1])
+    return folder
+
+
+@pytest.mark.parametrize("label", ["../out", "/abs", "a/b", "a" * 300, "nul\0", "main"])
+def test_a_label_that_cannot_name_a_revision_is_refused_before_anything_is_written(tmp_path, label):
+    folder = labelled(tmp_path / "step-00000001", label)
+
+    with pytest.raises(CheckpointError, match="step-00000001: its label '"):
+        export_revisions([folder], tmp_path / "cache", "local/name")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001"]
+
+
+def test_revisions_are_named_by_label_or_step_and_the_newest_is_main_as_well(tmp_path):
+    folders = [labelled(tmp_path / "b", None, step=20), labelled(tmp_path / "a", "chck_1M", step=10)]
+
+    assert revision_names(folders) == {"chck_1M": folders[1], "step-00000020": folders[0], "main": folders[0]}

@@ -7,9 +7,10 @@ description of the run that goes into the manifest. Nothing is written here.
 import datetime
 import logging
 import math
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 import torch
@@ -18,7 +19,7 @@ from foundry_config import ExperimentConfig
 from foundry_model.pretrained import model_state
 from foundry_model.scoring_tokenizer import trained_start
 from foundry_train.checkpoint_files import Capture, model_files
-from foundry_train.manifest import Consumed, Kind, Manifest, WeightsSummary
+from foundry_train.manifest import Consumed, Kind, Manifest, WeightsSummary, is_revision
 from foundry_train.plain_values import encode_plain
 from foundry_train.rank_agreement import collective_device, rank
 from foundry_train.restoring import STATE_FORMAT, Parts
@@ -53,6 +54,52 @@ class Occasion(NamedTuple):
     loss: float | None
 
 
+def make_occasion(kind: Kind, milestone: bool, label: str | None, loss: Any) -> Occasion:
+    """Return why and as what to save, after a look at what a caller said: a manifest that holds it must be readable.
+
+    Raises:
+        ValueError: One of them is not what it should be.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind: {kind!r} is neither 'full' nor 'weights'")
+    if not isinstance(milestone, bool):
+        raise ValueError(f"milestone: {milestone!r} is neither True nor False")
+    if label is not None and not (isinstance(label, str) and is_revision(label)):
+        raise ValueError(f"label: {label!r:.80} cannot name a revision; use letters, digits, '.', '_' and '-'")
+    try:
+        return Occasion(kind, milestone, label, None if loss is None else float(loss))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"loss: {loss!r:.80} is not a number") from error
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return a count as Python's integer, also one of NumPy.
+
+    Raises:
+        ValueError: It is none from 0 to 2**53.
+    """
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= 2**53:
+        raise ValueError(f"{name}: {value!r:.80} is not a whole number from 0 on")
+    return number
+
+
+def counters(state: TrainState | None, step: int, epoch: int) -> TrainState:
+    """Return `state`, or one of step and epoch alone.
+
+    Raises:
+        ValueError: A number is none, or `state` is of another step.
+    """
+    if state is None:
+        return TrainState(step=whole_number("global_step", step), epoch=whole_number("epoch", epoch))
+    if state.step != step:
+        raise ValueError(f"global_step is {step}, but the state says step {state.step}")
+    return state
+
+
 def capture_run(
     parts: Parts, state: TrainState, occasion: Occasion, manifest: Manifest, copy: CopyTensors
 ) -> Capture | None:
@@ -85,8 +132,12 @@ def capture_run(
 def describe_run(
     config: ExperimentConfig, identity: RunIdentity, git_commit: str, state: TrainState, occasion: Occasion
 ) -> Manifest:
-    """Return a manifest without files, weights and parent."""
-    return Manifest(
+    """Return a manifest without files, weights and parent.
+
+    Raises:
+        ValueError: A counter of `state` is not what it should be.
+    """
+    manifest = Manifest(
         run_id=identity.run_id,
         step=state.step,
         kind=occasion.kind,
@@ -108,6 +159,10 @@ def describe_run(
         document_start=trained_start(config.data),
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+    try:
+        return msgspec.convert(msgspec.to_builtins(manifest), Manifest)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ValueError(f"the state of the training cannot be saved: {error}") from error
 
 
 def _state(parts: Parts, state: TrainState, tree: OptimizerTree, generators: list[dict[str, Any]]) -> dict[str, Any]:

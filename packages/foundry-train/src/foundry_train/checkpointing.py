@@ -24,7 +24,15 @@ from torch import nn
 from foundry_config import ExperimentConfig, ExperimentPaths, config_digest
 from foundry_config.errors import CheckpointError, ResumeMismatchError, StorageError
 from foundry_data.tokenizer_loading import load_tokenizer
-from foundry_train.capturing import CopyTensors, Occasion, RunIdentity, capture_run, describe_run
+from foundry_train.capturing import (
+    CopyTensors,
+    Occasion,
+    RunIdentity,
+    capture_run,
+    counters,
+    describe_run,
+    make_occasion,
+)
 from foundry_train.checkpoint_files import Capture, tokenizer_files
 from foundry_train.checkpoint_list import CheckpointInfo, list_checkpoints
 from foundry_train.checkpoint_names import step_path
@@ -119,12 +127,13 @@ class CheckpointManager:
         Raises:
             StorageError: It could not be written; earlier checkpoints are intact.
             NonFiniteError: The state holds NaN or infinite numbers.
+            ValueError: A number, the kind or the label is not what it should be; nothing is written.
         """
         self.wait()
         self.raise_pending()
-        occasion = Occasion(kind, self._is_milestone(milestone, kind, label, global_step), label, loss)
+        occasion = make_occasion(kind, self._is_milestone(milestone, kind, label, global_step), label, loss)
         parts = Parts(model, optimizer, lr_scheduler, scaler)
-        capture = self._capture(parts, tokenizer, self._state(state, global_step, epoch), occasion, on_cpu)
+        capture = self._capture(parts, tokenizer, counters(state, global_step, epoch), occasion, on_cpu)
         failure: BaseException | None = None
         if capture is not None:
             try:
@@ -158,10 +167,10 @@ class CheckpointManager:
         """
         self.wait()
         self.raise_pending()
-        occasion = Occasion(kind, self._is_milestone(milestone, kind, label, global_step), label, loss)
+        occasion = make_occasion(kind, self._is_milestone(milestone, kind, label, global_step), label, loss)
         parts = Parts(model, optimizer, lr_scheduler, scaler)
         copy = self._buffers.copy if self.config.training.async_save else on_cpu
-        capture = self._capture(parts, tokenizer, self._state(state, global_step, epoch), occasion, copy)
+        capture = self._capture(parts, tokenizer, counters(state, global_step, epoch), occasion, copy)
         if capture is None:
             return
         if self.config.training.async_save:
@@ -386,13 +395,6 @@ class CheckpointManager:
         if wish is not None:
             return wish
         return kind == "weights" or label is not None or step in (self.config.training.checkpoint_schedule or ())
-
-    def _state(self, state: TrainState | None, step: int, epoch: int) -> TrainState:
-        if state is None:
-            return TrainState(step=step, epoch=epoch)
-        if state.step != step:
-            raise ValueError(f"global_step is {step}, but the state says step {state.step}")
-        return state
 
 
 def _link(info: CheckpointInfo) -> ParentLink | None:

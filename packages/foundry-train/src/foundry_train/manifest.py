@@ -40,6 +40,7 @@ TOKENIZER_FILES = frozenset(
 OPTIMIZER_FILE = "trainer/optimizer.safetensors"
 STATE_FILE = "trainer/state.json"
 INDEX_FILE = "model.safetensors.index.json"
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _PLAIN_FILES = TOKENIZER_FILES | {"config.json", "generation_config.json", INDEX_FILE, OPTIMIZER_FILE, STATE_FILE}
 
 
@@ -176,6 +177,15 @@ def parse_manifest(data: bytes) -> Manifest:
 def is_allowed(name: str) -> bool:
     """Whether `name` may stand in a manifest: exactly the files that a checkpoint consists of, no other path."""
     return name in _PLAIN_FILES or bool(WEIGHT_FILES.fullmatch(name) or RNG_FILES.fullmatch(name))
+
+
+def is_revision(name: str) -> bool:
+    """Whether `name` can be a branch on the hub, and with that a label: letters, digits, '.', '_' and '-'; at most 200.
+
+    >>> [is_revision(name) for name in ("chck_10M", "../x", "a/b", "a..b", "")]
+    [True, False, False, False, False]
+    """
+    return _REVISION.fullmatch(name) is not None and ".." not in name
 
 
 def _check_format(value: Any) -> None:

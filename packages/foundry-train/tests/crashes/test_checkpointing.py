@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -110,6 +112,39 @@ def test_weights_of_either_kind_can_be_loaded_alone(small: Any) -> None:
     (info.path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"cannot be used: model\.safetensors"):
         small.manager.restore_weights(small.model, small.manager.list()[0]._replace(problem=None))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"epoch": 1.5}, "epoch: 1.5 is not a whole number"),
+        ({"epoch": "1"}, "epoch: '1' is not"),
+        ({"global_step": -1}, "global_step: -1 is not a whole number from 0 on"),
+        ({"global_step": 2**70}, "global_step: 11805"),
+        ({"global_step": True}, "global_step: True"),
+        ({"kind": "foo"}, "kind: 'foo' is neither 'full' nor 'weights'"),
+        ({"label": 7}, "label: 7 cannot name a revision"),
+        ({"label": "../../x"}, "label: '../../x' cannot name"),
+        ({"label": "a" * 300}, "cannot name a revision"),
+        ({"milestone": "no"}, "milestone: 'no'"),
+        ({"loss": "x"}, "loss: 'x' is not a number"),
+        ({"state": TrainState(step=1, words=1.5)}, "words"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_no_manifest_could_hold_is_refused_before_anything_is_written(small: Any, wrong: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        small.manager.save_checkpoint(small.model, None, small.optimizer, **({"global_step": 1} | wrong))
+
+    assert not small.manager.checkpoints.exists() or list(small.manager.checkpoints.iterdir()) == []
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(small: Any) -> None:
+    numbers = {"global_step": np.int64(3), "epoch": np.int32(2), "loss": torch.tensor(1.5)}
+
+    folder = small.manager.save_checkpoint(small.model, None, small.optimizer, **numbers)
+
+    manifest = read_manifest(folder)
+    assert (manifest.step, manifest.consumed.epoch, manifest.loss) == (3, 2, 1.5)
 
 
 def test_saving_the_same_step_twice_is_saving_once(small: Any) -> None:

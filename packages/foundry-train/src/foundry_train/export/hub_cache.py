@@ -17,10 +17,10 @@ from pathlib import Path
 
 from foundry_config.errors import ConfigError
 from foundry_data import fs
+from foundry_train.manifest import is_revision
 
 Files = Mapping[str, Path]
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 COPY_BYTES = 1 << 20
 
 
@@ -43,7 +43,7 @@ def add_revision(folder: Path, revision: str, files: Files) -> Path:
     Raises:
         ConfigError: `revision` cannot be a branch name.
     """
-    if not _REVISION.fullmatch(revision) or ".." in revision:
+    if not is_revision(revision):
         raise ConfigError(f"revision {revision!r}: use letters, digits, '.', '_' and '-'")
     for part in ("blobs", "snapshots", "refs"):
         fs.make_directories(folder / part)

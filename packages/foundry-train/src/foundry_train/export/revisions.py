@@ -13,7 +13,7 @@ from foundry_config.errors import CheckpointError
 from foundry_train.export.check import export_checked
 from foundry_train.export.hub_cache import add_revision, repository_folder
 from foundry_train.export.push import HubApi, push_folders
-from foundry_train.manifest import ManifestError, read_manifest
+from foundry_train.manifest import ManifestError, is_revision, read_manifest
 
 Progress = Callable[[str], None]
 
@@ -22,7 +22,7 @@ def revision_names(checkpoints: Sequence[Path]) -> dict[str, Path]:
     """Return revision -> checkpoint folder, in order of steps, ending with `main`.
 
     Raises:
-        CheckpointError: There is none, one is damaged, or two carry the same label.
+        CheckpointError: There is none, one is damaged, two carry the same label, or a label cannot name a revision.
     """
     if not checkpoints:
         raise CheckpointError("there is no checkpoint to export; see `foundry checkpoints`")
@@ -32,7 +32,11 @@ def revision_names(checkpoints: Sequence[Path]) -> dict[str, Path]:
             manifest = read_manifest(folder)
         except ManifestError as error:
             raise CheckpointError(f"{folder}: {error}") from error
-        found.append((manifest.step, manifest.label or f"step-{manifest.step:08d}", folder))
+        name = manifest.label or f"step-{manifest.step:08d}"
+        if not is_revision(name) or name == "main":
+            reason = "is what the newest one is called" if name == "main" else "cannot name a revision"
+            raise CheckpointError(f"{folder}: its label {name!r:.80} {reason}; leave that checkpoint out")
+        found.append((manifest.step, name, folder))
     named: dict[str, Path] = {}
     for _, name, folder in sorted(found):
         if name in named:
@@ -83,6 +87,6 @@ def _exported(named: Mapping[str, Path], progress: Progress | None) -> Iterator[
             if progress is not None:
                 progress(name)
             if checkpoint not in made:
-                made[checkpoint] = Path(temporary) / name
+                made[checkpoint] = Path(temporary) / str(len(made))
                 export_checked(checkpoint, made[checkpoint])
         yield {name: made[checkpoint] for name, checkpoint in named.items()}
