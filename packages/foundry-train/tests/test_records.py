@@ -92,6 +92,8 @@ def test_records_hold_the_numbers_of_other_libraries():
     [
         ({"kind": "mine", "v": {1}}, "cannot hold 'v', a value of type set"),
         ({"kind": "mine", "v": [0, torch.zeros(2)]}, r"cannot hold 'v\[1\]', a value of type Tensor"),
+        ({"kind": "step", "loss": 1.0}, "kind 'step' are the loop's own; give yours a kind of its own"),
+        ({"kind": "event"}, "kind 'event' are the loop's own"),
         ({"v": 1}, "needs a `kind` that is text; this one has 'v'"),
     ],
 )

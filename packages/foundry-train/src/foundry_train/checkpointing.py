@@ -392,9 +392,8 @@ class CheckpointManager:
         return load_tokenizer(folder)
 
     def _is_milestone(self, wish: bool | None, kind: Kind, label: str | None, step: int) -> bool:
-        if wish is not None:
-            return wish
-        return kind == "weights" or label is not None or step in (self.config.training.checkpoint_schedule or ())
+        spelled_out = self.config.training.checkpoint_schedule or ()
+        return wish if wish is not None else kind == "weights" or label is not None or step in spelled_out
 
 
 def _link(info: CheckpointInfo) -> ParentLink | None:

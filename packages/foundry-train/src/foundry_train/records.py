@@ -19,6 +19,7 @@ from foundry_train.progress import Reporter
 from foundry_train.sinks import BackgroundSink
 
 FLUSH_SECONDS = 1.0
+_OF_THE_LOOP = ("step", "event")
 _NOT_WRITTEN = ("total_steps", "eta_seconds", "skipped")
 
 
@@ -78,12 +79,15 @@ def checked_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record as JSON can hold it: numbers of NumPy and torch, of one element, become those of Python.
 
     Raises:
-        TypeError: It has no `kind`, or a value that is no text, number, list or mapping; names the field.
+        TypeError: It has no `kind` or one that only the loop writes, or a value that is no text, number, list or mapping;
+            names the field.
     """
     if not isinstance(record.get("kind"), str):
         raise TypeError(
             f"a record needs a `kind` that is text; this one has {', '.join(map(repr, record)) or 'nothing'}"
         )
+    if record["kind"] in _OF_THE_LOOP:
+        raise TypeError(f"records of the kind {record['kind']!r} are the loop's own; give yours a kind of its own")
     return {name: _plain(value, str(name)) for name, value in record.items()}
 
 

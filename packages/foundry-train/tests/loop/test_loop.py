@@ -118,7 +118,7 @@ class Noisy(Hook):
         torch.manual_seed(123)
         moment.model.eval()
         moment.model(torch.zeros(1, 2, dtype=torch.long))
-        moment.log({"kind": "event", "event": "noise"})
+        moment.log({"kind": "noise"})
 
     on_start = on_step = on_checkpoint = on_end = disturb
 
