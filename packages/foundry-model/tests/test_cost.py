@@ -14,9 +14,9 @@ RECURRENT = {"mamba", "mamba2", "rwkv"}
 ATTENTION = [name for name in ARCHITECTURES if name not in RECURRENT | {"pythia"}]
 
 
-def counted(model):
-    """Operations that PyTorch counts for a token of two rows of 32."""
-    ids = torch.arange(64).view(2, 32)
+def counted(model, length=32):
+    """Operations that PyTorch counts for a token of two rows."""
+    ids = torch.arange(2 * length).view(2, length)
     with FlopCounterMode(display=False) as counter:
         token_loss(model, ids, ids)[0].backward()
     return counter.get_total_flops() / ids.numel()
@@ -79,6 +79,33 @@ def test_layers_with_heads_of_different_widths_count_as_what_they_are(tiny_confi
     model = create_model(config)
 
     assert flops_per_token(model, 32) == pytest.approx(counted(model), rel=0.01)
+
+
+LATENT = {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 24, "v_head_dim": 16}
+EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 9}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_type", "extra"),
+    [
+        ("deepseek_v3", {**LATENT, **EXPERTS, "q_lora_rank": 16, "moe_intermediate_size": 32}),
+        ("minicpm3", {**LATENT, "q_lora_rank": 16}),
+    ],
+)
+def test_attention_costs_what_pytorch_counts_where_heads_are_no_plain_heads(tiny_config, model_type, extra):
+    config = tiny_config(architecture=f"hf:{model_type}", attention="eager", activation_function="silu", extra=extra)
+    model = create_model(config)
+    short, long = (counted(model, length) for length in (16, 32))
+
+    assert flops_per_token(model, 32) - flops_per_token(model, 16) == pytest.approx(long - short, rel=0.01)
+
+
+@pytest.mark.slow
+def test_of_alternating_layers_those_with_attention_count(tiny_config):
+    config = tiny_config(architecture="hf:recurrent_gemma", layers=3)  # recurrent, recurrent, attention
+
+    assert flops_per_token(config, 32) - flops_per_token(config, 16) == 12 * 64 * 16
 
 
 @pytest.mark.slow

@@ -206,3 +206,15 @@ def test_inside_a_compiled_program_the_losses_have_the_same_gradients(monkeypatc
         assert (cross_entropy._apply_rowwise, cross_entropy._apply_headless) == once
     for found, wanted in zip(run(torch.compile(loss_of, backend="aot_eager")), expected, strict=True):
         assert wanted.norm() > 1 and torch.allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, 2**17])
+@pytest.mark.parametrize("target", [-1, 5, -101])
+def test_a_target_that_is_no_token_is_an_error_in_every_way_of_computing(size, target):
+    logits, targets = torch.zeros(size, 5), torch.zeros(size, dtype=torch.long)
+    targets[0] = target
+
+    with pytest.raises((IndexError, RuntimeError)):
+        summed_cross_entropy(logits, targets)
+    with pytest.raises((IndexError, RuntimeError)):
+        headless_cross_entropy(torch.zeros(size, 2), torch.zeros(5, 2), None, targets)

@@ -135,14 +135,24 @@ def _first_of(config: Any, *names: str) -> int | None:
     return next((value for name in names if (value := getattr(config, name, None))), None)
 
 
-def _attention_width(config: Any) -> int:
+def _attention_width(config: Any) -> float:
     """Sum over the layers of heads times head width; 0 without attention. [units]"""
     layers = getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers
     kinds = getattr(config, "layer_types", None) or ["attention"] * len(layers)
-    return sum(_heads_width(layer) for layer, kind in zip(layers, kinds, strict=True) if "attention" in kind)
+    return sum(_heads_width(layer) for layer, kind in zip(layers, kinds, strict=True) if _compares_positions(kind))
 
 
-def _heads_width(config: Any) -> int:
-    """Heads times head width of a layer. [units]"""
+def _compares_positions(kind: str) -> bool:
+    """Whether a layer of that kind looks from every position at others; a linear one carries a state along instead."""
+    return ("attention" in kind and "linear" not in kind) or "hybrid" in kind
+
+
+def _heads_width(config: Any) -> float:
+    """Heads times head width of a layer; where keys and values differ in width, that is their mean. [units]"""
     heads = getattr(config, "num_attention_heads", None)
-    return heads * (getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0
+    if not heads:
+        return 0
+    latent = [getattr(config, name, None) or 0 for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")]
+    if all(latent):  # multi-head latent attention, whose `head_dim` is that of the rotary part alone
+        return heads * sum(latent) / 2
+    return heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)

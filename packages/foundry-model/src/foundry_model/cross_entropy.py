@@ -43,6 +43,9 @@ def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         An fp32 scalar with a gradient. [nats]
+
+    Raises:
+        IndexError: On a CPU, a target that is neither -100 nor a row of the vocabulary.
     """
     on_cpu = logits.device.type == "cpu"
     # the compiler fuses the plain formula better than it traces the pieces; and what fits into the cache needs none
@@ -126,7 +129,7 @@ class _Rowwise(torch.autograd.Function):
             ctx.save_for_backward(logits, targets, lses)
             return losses.sum()
         counted = targets != IGNORED
-        index = targets.clamp(min=0)[:, None]  # [N, 1]
+        index = targets.where(counted, 0)[:, None]  # [N, 1]
         chosen = torch.empty(len(logits), dtype=torch.float32, device=logits.device)  # [N]
         for rows in _pieces(len(logits), logits.shape[1], logits.device, headless=False):
             chosen[rows] = torch.log_softmax(logits[rows], -1, dtype=torch.float32).gather(1, index[rows])[:, 0]
@@ -227,7 +230,7 @@ def _loss_and_gradient(
         losses, lses = kernels.row_losses(scores, targets)
         return losses.sum(), kernels.row_gradients(scores, targets, lses, factor, out=scores) if wanted else None
     counted = targets != IGNORED
-    index = targets.clamp(min=0)[:, None]  # [n, 1]
+    index = targets.where(counted, 0)[:, None]  # [n, 1]
     probabilities = torch.softmax(scores, -1, dtype=torch.float32)  # [n, V]
     chosen = probabilities.gather(1, index)  # [n, 1]
     if scores.device.type != "cpu" or bool(chosen.min() < UNDERFLOW):

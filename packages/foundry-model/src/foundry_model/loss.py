@@ -35,7 +35,7 @@ def token_loss(
     Args:
         model: Anything whose output has `.logits` [B, T, V].
         input_ids: Token ids. [B, T]
-        labels: Token ids, unshifted; -100 is no target. The first label of a row is never one. [B, T]
+        labels: Token ids of any integer type, unshifted; -100 is no target. The first of a row is never one. [B, T]
         position_ids: Positions that start again at every document, to isolate packed documents. [B, T]
         attention_mask: 1 for tokens, 0 for padding; rows padded on the right do not need it. [B, T]
         chunked: Never hold all logits; only for models that `supports_chunked_loss` accepts.
@@ -43,7 +43,7 @@ def token_loss(
     Returns:
         The sum as an fp32 scalar with a gradient [nats], and the count as an int64 scalar [tokens].
     """
-    targets = next_tokens(labels).view(-1)  # [B * T]
+    targets = next_tokens(labels).view(-1).long()  # [B * T]
     inputs = _call_arguments(model, input_ids, position_ids, attention_mask)
     if chunked:
         core = unwrapped(model)

@@ -59,8 +59,8 @@ class Moment(NamedTuple):
     """Updates completed."""
     model: torch.nn.Module
     log: Callable[[dict[str, Any]], None]
-    """Write a record with a `kind`, other than `step` and `event`, to metrics.jsonl and to every other sink; the `step` is
-    that of the moment."""
+    """Write a record with a `kind`, other than `step` and `event`, to metrics.jsonl and to every other sink; its `step`
+    is that of the moment."""
 
 
 class Hook:

@@ -79,8 +79,8 @@ def checked_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record as JSON can hold it: numbers of NumPy and torch, of one element, become those of Python.
 
     Raises:
-        TypeError: It has no `kind` or one that only the loop writes, or a value that is no text, number, list or mapping;
-            names the field.
+        TypeError: It has no `kind` or one of the loop's own, or a value that is no text, number, list or mapping; names
+            the field.
     """
     if not isinstance(record.get("kind"), str):
         raise TypeError(
