@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from foundry_cli.commands.train import rehearse_all
+from foundry_config.errors import FoundryError, NonFiniteError, StorageError
+from foundry_train.signals import Stopped
 
 
 @pytest.fixture
@@ -23,7 +25,13 @@ def test_the_runs_of_a_matrix_are_listed(foundry, matrix):
 
 
 @pytest.fixture
-def trained_cells(monkeypatch) -> list[tuple[int, str]]:
+def errors() -> dict[int, FoundryError]:
+    """What training raises, by seed."""
+    return {}
+
+
+@pytest.fixture
+def trained_cells(monkeypatch, errors) -> list[tuple[int, str]]:
     """Training is a stand-in that notes the seed; it leaves a run that is done, unless asked to stop the seed 2."""
     from foundry_cli.commands import train as command
     from foundry_train.summary import TrainingSummary
@@ -33,6 +41,8 @@ def trained_cells(monkeypatch) -> list[tuple[int, str]]:
     def run_training(experiment: Any, *, resume: str, **_: Any) -> TrainingSummary:
         seed, run = experiment.config.random_seed, experiment.paths.run
         seen.append((seed, experiment.config.training.output_dir))
+        if seed in errors:
+            raise errors[seed]
         stopped = "SIGTERM" if resume == "never" and seed == 2 else None
         run.mkdir(parents=True, exist_ok=True)
         (run / "status.json").write_text(json.dumps({"phase": "stopped" if stopped else "done"}))
@@ -81,11 +91,44 @@ def test_a_matrix_that_is_stopped_says_how_to_go_on(foundry, matrix, trained_cel
     assert f"foundry train {matrix} --matrix\n" in answer.out
 
 
+def test_a_run_that_fails_keeps_no_other_one_waiting(foundry, matrix, trained_cells, errors):
+    errors[1] = NonFiniteError("loss nan at step 3")
+
+    answer = foundry("train", matrix, "--matrix")
+
+    assert [seed for seed, _ in trained_cells] == [1, 2]
+    assert answer.code == NonFiniteError.exit_code and "error: loss nan at step 3" in answer.err
+    assert "1 of 2 runs of the matrix are done\n1 failed, for the reasons above: seed-1\n" in answer.out
+    assert f"foundry train {matrix} --matrix\n      train what is missing" in answer.out
+
+
+@pytest.mark.parametrize("error", [StorageError("the disk is full"), Stopped("SIGTERM", 15)])
+def test_what_ends_every_run_ends_the_matrix(foundry, matrix, trained_cells, errors, error):
+    errors[1] = error
+
+    assert foundry("train", matrix, "--matrix").code == error.exit_code
+    assert [seed for seed, _ in trained_cells] == [1]
+
+
+def test_of_several_processes_none_goes_on_alone(foundry, matrix, trained_cells, errors, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    errors[1] = NonFiniteError("loss nan at step 3")
+
+    assert foundry("train", matrix, "--matrix").code == NonFiniteError.exit_code
+    assert [seed for seed, _ in trained_cells] == [1]
+
+
 def test_a_matrix_as_json_is_one_list(foundry, matrix, trained_cells):
     first, second = json.loads(foundry("train", matrix, "--matrix", "--json").out)
 
     assert first["run_dir"] != second["run_dir"]
     assert json.loads(foundry("train", matrix, "--matrix", "--json").out) == []
+
+
+def test_a_run_of_an_index_is_gone_on_with_by_its_index(foundry, matrix, trained_cells):
+    answer = foundry("train", matrix, "--matrix", "--index", 1, "--resume", "never")
+
+    assert f"foundry train {matrix} --matrix --index 1\n" in answer.out
 
 
 def test_an_index_trains_that_run_only(foundry, matrix, trained_cells):

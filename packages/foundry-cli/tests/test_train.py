@@ -201,15 +201,27 @@ def test_updates_that_were_left_out_are_counted():
 
 @pytest.mark.parametrize("stopped_by", [None, "SIGTERM"])
 def test_there_are_three_next_commands(stopped_by):
-    commands = next_commands(summary(stopped_by=stopped_by), Path("my config.yaml"))
+    commands = next_commands(summary(stopped_by=stopped_by), "train 'my config.yaml'")
 
     assert len(commands) == 3 and any("generate" in command for command, _ in commands)
+
+
+def test_a_stopped_run_is_gone_on_with_by_the_command_that_began_it(foundry, project, monkeypatch):
+    from foundry_cli.commands import train as command
+
+    monkeypatch.setattr(command, "run_training", lambda *_, **__: summary(stopped_by="SIGINT", exit_code=130))
+    settings = ("--set", "training.output_dir=runs/my run", "--set", "random_seed=3", "--stop-after", "1h")
+
+    answer = foundry("train", project, *settings, "--resume", "must", "--allow-numeric-drift")
+
+    again = f"train {project} --set 'training.output_dir=runs/my run' --set random_seed=3 --stop-after 1h"
+    assert f"{again} --allow-numeric-drift\n      go on with the training" in answer.out
 
 
 def test_only_a_checkpoint_with_a_config_of_transformers_is_called_their_folder(tmp_path):
     own = summary(checkpoint=tmp_path)
     assert dict(facts(own))["model"] == str(tmp_path)
-    assert not any("generate" in command for command, _ in next_commands(own, Path("c.yaml")))
+    assert not any("generate" in command for command, _ in next_commands(own, "train c.yaml"))
 
     (tmp_path / "config.json").touch()
 

@@ -280,6 +280,15 @@ def test_a_model_that_has_diverged_is_an_error(bigram):
         score_spans(model, [Span((0, 1, 2))])
 
 
+def test_a_model_with_attention_that_has_diverged_is_the_same_error(tiny_attention):
+    model = tiny_attention(V)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+
+    with pytest.raises(NonFiniteError, match="its logits are NaN or infinite"):
+        score_spans(model, [Span((0, 1, 2)), Span((0, 1, 3, 4))])
+
+
 def test_a_model_is_never_asked_to_keep_a_cache(tiny_attention):
     class Watched(nn.Module):
         def __init__(self):

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 SAMPLE_CHARACTERS = 300
 
 
-def say_summary(summary: "TrainingSummary", config: Path) -> None:
-    """Write the summary of a run to standard output."""
+def say_summary(summary: "TrainingSummary", again: str) -> None:
+    """Write the summary of a run to standard output; `again` is the command that goes on, without the program."""
     say_outcome(summary)
-    _say_next(next_commands(summary, config))
+    _say_next(next_commands(summary, again))
 
 
 def say_outcome(summary: "TrainingSummary") -> None:
@@ -27,19 +27,23 @@ def say_outcome(summary: "TrainingSummary") -> None:
     say_facts(headline(summary), facts(summary))
 
 
-def say_matrix(states: Sequence[str], config: Path, folder: Path) -> None:
+def say_matrix(states: Sequence[str], config: Path, folder: Path, *, again: str, failed: Sequence[str]) -> None:
     """Write how many runs of a matrix are done, and what to do next.
 
     Args:
         states: How far each run is, by `cell_state`.
         config: The config, as it was named.
         folder: Where the runs lie.
+        again: The command that trains what is missing, without the program.
+        failed: Names of the runs that failed now.
     """
     done = states.count("done")
     say()
     say(f"{config}: {count(done)} of {count(len(states))} runs of the matrix are done")
+    if failed:
+        say(f"{count(len(failed))} failed, for the reasons above: {', '.join(failed)}")
     foundry, runs = program(), f"{shlex.quote(shown_path(folder))}/*"
-    going_on = [(f"{foundry} train {shlex.quote(str(config))} --matrix", "train what is missing")]
+    going_on = [(f"{foundry} {again}", "train what is missing")]
     _say_next(
         [
             *(going_on if done < len(states) else []),
@@ -95,10 +99,10 @@ def facts(summary: "TrainingSummary") -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value]
 
 
-def next_commands(summary: "TrainingSummary", config: Path) -> list[tuple[str, str]]:
+def next_commands(summary: "TrainingSummary", again: str) -> list[tuple[str, str]]:
     """Return up to three commands worth typing now, each with what it does."""
     foundry, run = program(), shlex.quote(shown_path(summary.run_dir))
-    first = [(f"{foundry} train {shlex.quote(str(config))}", "go on with the training")] if summary.stopped_by else []
+    first = [(f"{foundry} {again}", "go on with the training")] if summary.stopped_by else []
     writes = [(f"{foundry} generate {run} --prompt 'Return the'", "let the model write")]
     return [
         *first,

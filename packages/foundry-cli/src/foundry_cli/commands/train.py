@@ -3,8 +3,9 @@
 import contextlib
 import os
 import re
+import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foundry_cli.console import note, say_json, say_table
+from foundry_cli.failures import STOPPED_BY_SIGNAL, report_failure
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, JsonOption, SetOption
-from foundry_cli.ranks import is_first_rank
+from foundry_cli.ranks import is_alone, is_first_rank
 
 if TYPE_CHECKING:
     from foundry_cli.experiments import Experiment
+    from foundry_config.errors import FoundryError
     from foundry_train import TrainingSummary
     from foundry_train.matrix import Cell
 
@@ -87,12 +90,17 @@ def train(
         raise ConfigError("--list and --index go with --matrix")
     source = find_fork(fork, child=experiment.paths.run) if fork else None
     options = {"resume": resume, "fork": source, "allow_numeric_drift": allow_numeric_drift}
+    again = command_again(
+        config,
+        [*(("--set", text) for text in set_), ("--stop-after", stop_after), ("--fork", fork), ("--base-dir", base_dir)],
+        {"--allow-numeric-drift": allow_numeric_drift, "--matrix": matrix},
+    )
     with deaf_to_hangup(), ending_with_its_code():
         if matrix:
-            code = train_matrix(experiment, list_only=list_, index=index, as_json=json, **options)
+            code = train_matrix(experiment, list_only=list_, index=index, as_json=json, again=again, **options)
         else:
             note_matrix(experiment, "training")
-            code = train_one(experiment, as_json=json, **options)
+            code = train_one(experiment, as_json=json, again=again, **options)
     raise typer.Exit(code)
 
 
@@ -106,21 +114,37 @@ def _checked_time(stop_after: str) -> str:
     return stop_after
 
 
-def train_one(experiment: "Experiment", *, as_json: bool, **options: Any) -> int:
+def command_again(config: Path, values: Iterable[tuple[str, object]], flags: Mapping[str, bool]) -> str:
+    """Return the command that goes on with a training, without the program; `--resume` was for this time only.
+
+    >>> command_again(Path("my.yaml"), [("--set", "random_seed=2"), ("--fork", None)], {"--matrix": True})
+    'train my.yaml --set random_seed=2 --matrix'
+    """
+    words = ["train", str(config)]
+    words += [word for name, value in values if value is not None for word in (name, str(value))]
+    words += [name for name, wanted in flags.items() if wanted]
+    return shlex.join(words)
+
+
+def train_one(experiment: "Experiment", *, as_json: bool, again: str, **options: Any) -> int:
     """Train an experiment, say how it went, and return the exit code."""
     summary = run_training(experiment, **options)
     if is_first_rank():
-        _show(summary, experiment.source, as_json=as_json)
+        _show(summary, again, as_json=as_json)
     return summary.exit_code
 
 
-def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None, as_json: bool, **options: Any) -> int:
-    """Train the cells of a matrix that are not done; stops at the first that ends early, and returns its exit code.
+def train_matrix(
+    experiment: "Experiment", *, list_only: bool, index: int | None, as_json: bool, again: str, **options: Any
+) -> int:
+    """Train the cells of a matrix that are not done, and return the exit code of the first that failed.
 
+    A stop, or a disk that is full, is the end of all; what is wrong with one run is said and keeps no other waiting.
     As JSON it is one list, of the runs that were trained now.
     """
     from foundry_cli.experiments import check_experiment, require_matrix
     from foundry_cli.summary import say_matrix, say_outcome, summary_json
+    from foundry_config.errors import FoundryError
     from foundry_train.matrix import cell_state, expand_matrix, pending_cells, pick_cell
 
     config, base_dir = experiment.config, experiment.base_dir
@@ -139,14 +163,22 @@ def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None
     if index is not None:
         cell = pick_cell(config, index)
         _tell(cell.name)
-        return train_one(experiment._replace(config=cell.config), as_json=as_json, **options)
+        again = f"{again} --index {index}"
+        return train_one(experiment._replace(config=cell.config), as_json=as_json, again=again, **options)
     cells = pending_cells(config, base_dir)
     if is_first_rank() and len(cells) > 1:
         rehearse_all(cells, base_dir)
     summaries: list[TrainingSummary] = []
+    failed: dict[str, int] = {}
     for number, cell in enumerate(cells, 1):
         _tell(f"{cell.name} ({number} of {len(cells)})")
-        summary = run_training(experiment._replace(config=cell.config), **options)
+        try:
+            summary = run_training(experiment._replace(config=cell.config), **options)
+        except FoundryError as error:
+            if not concerns_one_run(error):
+                raise
+            failed[cell.name] = report_failure(error, debug=False)
+            continue
         summaries.append(summary)
         if is_first_rank() and not as_json:
             say_outcome(summary)
@@ -156,8 +188,19 @@ def train_matrix(experiment: "Experiment", *, list_only: bool, index: int | None
         say_json([summary_json(summary) for summary in summaries])
     elif is_first_rank():
         states = [cell_state(cell, base_dir) for cell in expand_matrix(config)]
-        say_matrix(states, experiment.source, experiment.paths.run)
-    return summaries[-1].exit_code if summaries else 0
+        say_matrix(states, experiment.source, experiment.paths.run, again=again, failed=list(failed))
+    stopped = summaries[-1].exit_code if summaries else 0
+    return stopped or next(iter(failed.values()), 0)
+
+
+def concerns_one_run(error: "FoundryError") -> bool:
+    """Whether the other runs of a matrix may go on after this one's error.
+
+    Not after a stop, not on a disk that refuses; and of several ranks only this one knows of the error.
+    """
+    from foundry_config.errors import StorageError
+
+    return is_alone() and not isinstance(error, StorageError) and error.exit_code < STOPPED_BY_SIGNAL
 
 
 def rehearse_all(cells: "Sequence[Cell]", base_dir: Path) -> None:
@@ -235,10 +278,10 @@ def _tell(text: str) -> None:
         note(text)
 
 
-def _show(summary: "TrainingSummary", config: Path, *, as_json: bool) -> None:
+def _show(summary: "TrainingSummary", again: str, *, as_json: bool) -> None:
     from foundry_cli.summary import say_summary, summary_json
 
     if as_json:
         say_json(summary_json(summary))
     else:
-        say_summary(summary, config)
+        say_summary(summary, again)
