@@ -7,7 +7,7 @@ import pytest
 from foundry_config.errors import DataError
 from foundry_data.documents import ReadReport, ReadSettings
 from foundry_data.readers import list_sources
-from foundry_data.sources import check_unchanged, split_suffix
+from foundry_data.sources import check_unchanged, find_files, split_suffix
 
 
 def names(source, **options):
@@ -202,6 +202,29 @@ def test_control_characters_of_names_never_reach_a_message(tmp_path):
     assert file.label == "b\\x1b[31m.txt"
     assert "\x1b" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_folders_of_runs_below_a_corpus_are_left_out_and_counted(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    for name, content in {"run.json": '{"created":"x","format":"foundry.run/1"}', "metrics.jsonl": "{}"}.items():
+        path = tmp_path / "runs" / "one" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text('{"text": "of a corpus"}')
+    report = ReadReport()
+
+    found = find_files(tmp_path, suffixes=[".txt", ".json", ".jsonl"], report=report)
+
+    assert [file.name for file in found] == ["a.txt", "other/run.json"]
+    assert report.ignored_files == {"run folder": 1}
+
+
+def test_what_the_source_lies_in_is_never_left_out(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+
+    assert [file.name for file in list_sources(tmp_path, exclude=[tmp_path.parent])] == ["a.txt"]
+    assert [file.name for file in list_sources(tmp_path / "a.txt", exclude=[tmp_path])] == ["a.txt"]
 
 
 def test_of_a_saved_dataset_only_the_files_in_its_index_are_read(tmp_path):

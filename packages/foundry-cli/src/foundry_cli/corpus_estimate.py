@@ -38,7 +38,7 @@ def estimate_corpus(experiment: Experiment) -> CorpusEstimate:
         encoding_errors=data.encoding_errors,
         empty_documents=data.empty_documents,
         duplicate_files="keep",  # telling duplicates apart would read every file
-        exclude=(experiment.paths.prepared,),
+        exclude=(experiment.paths.prepared, experiment.paths.run),
     )
     documents = words = size = 0
     for document in stream:

@@ -279,7 +279,7 @@ class DataProcessor:
             duplicate_files=data.duplicate_files,
         )
         place = source if source.startswith("builtin:") else self._paths.resolve(source)  # a function too
-        return Corpus(DocumentStream(place, settings, (self.prepared_dir,)), self._digests)
+        return Corpus(DocumentStream(place, settings, (self.prepared_dir, self._paths.run)), self._digests)
 
     def _splits(self, progress: Progress) -> tuple[Corpus, Split, Split | None]:
         """Return the corpus, its training documents before any ablation, and the held-out ones."""

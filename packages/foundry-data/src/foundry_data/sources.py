@@ -76,6 +76,9 @@ class SourcePart(msgspec.Struct, frozen=True):
     """Line of the file on which the part begins, counted from 1."""
 
 
+MOST_OF_A_RUN = 2**14  # bytes of its run.json, a few hundred, that are looked at
+
+
 def find_files(
     source: str | Path, *, suffixes: Collection[str], exclude: Sequence[Path] = (), report: ReadReport
 ) -> list[SourceFile]:
@@ -84,19 +87,24 @@ def find_files(
     Args:
         source: A file, a folder, a glob or a saved dataset.
         suffixes: The formats that a reader exists for, each with its dot.
-        exclude: Files and folders to leave out, such as the prepared data when it lies below the source.
+        exclude: Files and folders to leave out, such as the prepared data when it lies below the source; one that the
+            source itself lies in is not. Folders of runs below the source are left out in any case.
         report: Receives `ignored_files`.
 
     Raises:
         MissingCorpusError: Nothing there, or a glob that matches nothing.
         DataError: Nothing readable, or no permission; names the path and what to do.
     """
-    excluded = {path.resolve() for path in exclude}
+    here = Path(source).resolve()
+    excluded = {path.resolve() for path in exclude if not here.is_relative_to(path.resolve())}
     base, paths = _candidates(Path(source), excluded)
     found: list[SourceFile] = []
     ignored: Counter[str] = Counter()
     for path in paths:
         if excluded and not excluded.isdisjoint([path.resolve(), *path.resolve().parents]):
+            continue
+        if os.path.isdir(path):  # noqa: PTH112 (as below)
+            ignored["run folder"] += 1
             continue
         if not os.path.exists(path):  # noqa: PTH110 (False, not an error, where a link cannot be followed)
             ignored["link to nothing"] += 1
@@ -195,9 +203,13 @@ def _walk(folder: Path, excluded: set[Path]) -> Iterator[Path]:
 
 
 def _files_below(folder: Path, *, left_out: set[Path]) -> Iterator[Path]:
+    """Yield the files below `folder`; of the folder of a run only itself."""
     if folder.resolve() in left_out:
         return
     left_out.add(folder.resolve())
+    if _is_run(folder):
+        yield folder
+        return
     saved = _saved_dataset(folder)
     if saved is not None:
         yield from saved
@@ -210,6 +222,15 @@ def _files_below(folder: Path, *, left_out: set[Path]) -> Iterator[Path]:
             yield from _files_below(path, left_out=left_out)
         else:
             yield path
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether `foundry train` has made the folder: its records are JSON, and no corpus."""
+    try:
+        with (folder / "run.json").open("rb") as file:
+            return b'"format":"foundry.run/' in file.read(MOST_OF_A_RUN)
+    except OSError:
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

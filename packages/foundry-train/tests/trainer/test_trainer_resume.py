@@ -373,6 +373,20 @@ def shorn(records):
     return [{name: value for name, value in record.items() if name not in {"time", "attempt"}} for record in records]
 
 
+def test_a_run_inside_its_own_corpus_folder_is_no_part_of_the_corpus(project, tmp_path, stop_at):
+    corpus = tmp_path / "texts"
+    corpus.mkdir()
+    (corpus / "a.txt").write_text((project.folder / "corpus.txt").read_text())
+    changes = {"data": {"source_corpus": str(corpus), "training_corpus": str(tmp_path / "prepared")}}
+
+    stopped = project.train(project.config(corpus / "run", changes=changes), hooks=[stop_at(3)])
+    again = project.train(project.config(corpus / "run", changes=changes))
+    other = project.train(project.config(tmp_path / "other", changes=changes))
+
+    assert (stopped.exit_code, again.resumed_from) == (143, 3)
+    assert other.final_loss == again.final_loss
+
+
 def test_going_back_on_another_machine_is_refused_before_any_checkpoint_is_moved(project, tmp_path, monkeypatch):
     config = project.config(tmp_path / "run", save_every_steps=4, keep_checkpoints=3)
     project.train(config)
