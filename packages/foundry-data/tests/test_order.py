@@ -50,3 +50,11 @@ def test_a_position_outside_the_epoch_is_refused(position):
 def test_a_negative_length_is_refused():
     with pytest.raises(ValueError, match="-1 sequences"):
         epoch_order(-1, 0, 0)
+
+
+@pytest.mark.parametrize("length", [1, 10, 37])
+def test_a_single_position_is_as_good_as_many(length):
+    order = epoch_order(length, seed=1, epoch=0)
+
+    assert [int(order(place)) for place in range(length)] == order(np.arange(length)).tolist()
+    assert order(np.arange(length).reshape(1, -1, 1)).shape == (1, length, 1)

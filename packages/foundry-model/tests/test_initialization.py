@@ -19,6 +19,7 @@ class Blocks(nn.Module):
         torch.manual_seed(0)
         self.config = SimpleNamespace(num_hidden_layers=layers, initializer_range=std)
         self.embedding = nn.Embedding(100, width)
+        self.project_in = nn.Linear(width, width)  # as OPT has one between a narrower embedding and its blocks
         self.head = nn.Linear(width, 100, bias=False)
         self.blocks = nn.ModuleList(
             nn.ModuleDict(
@@ -41,6 +42,16 @@ class Blocks(nn.Module):
 
 def _std(weight):
     return weight.detach().square().mean().sqrt().item()
+
+
+def test_mup_like_leaves_what_is_outside_the_blocks_alone():
+    model, untouched = Blocks(width=1024), Blocks(width=1024)
+
+    INITS["mup-like"](model)
+
+    assert torch.equal(model.project_in.weight, untouched.project_in.weight)
+    assert torch.equal(model.head.weight, untouched.head.weight)
+    assert _std(model.blocks[0]["mlp"]["up"].weight) == pytest.approx(0.01, rel=0.02)
 
 
 def test_hf_leaves_the_weights_alone():

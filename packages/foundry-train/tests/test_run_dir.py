@@ -178,7 +178,7 @@ def test_resume_wishes_are_read(wish: str, step: int | None) -> None:
     assert parse_resume(wish) == step
 
 
-@pytest.mark.parametrize("wish", ["", "yes", "step=", "step=-1", "step=1.5", "step"])
+@pytest.mark.parametrize("wish", ["", "yes", "step=", "step=-1", "step=1.5", "step", "step=" + "9" * 5000])
 def test_other_resume_wishes_are_refused(tmp_path: Path, wish: str) -> None:
     with pytest.raises(ConfigError, match="expected auto, never, must or step=N"):
         RunDirectory.open(tmp_path / "run", CONFIG, resume=wish)

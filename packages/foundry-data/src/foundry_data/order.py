@@ -46,10 +46,10 @@ class EpochOrder:
         places = np.asarray(positions, dtype=np.int64)
         if places.size and (places.min() < 0 or places.max() >= self.length):
             raise IndexError(f"positions from 0 to {self.length - 1} exist; got {places.min()} to {places.max()}")
-        values = self._encipher(places.astype(np.uint64))
+        values = self._encipher(places.reshape(-1).astype(np.uint64))
         while (outside := values >= self.length).any():
             values[outside] = self._encipher(values[outside])
-        return values.astype(np.int64)
+        return values.astype(np.int64).reshape(places.shape)
 
     def _encipher(self, values: _Words) -> _Words:
         """One pass of the network: a bijection of the whole grid."""

@@ -95,6 +95,8 @@ def find_files(
         MissingCorpusError: Nothing there, or a glob that matches nothing.
         DataError: Nothing readable, or no permission; names the path and what to do.
     """
+    if "\0" in str(source):
+        raise DataError(f"{str(source)!r} is not a path: it contains a NUL character")
     here = Path(source).resolve()
     excluded = {path.resolve() for path in exclude if not here.is_relative_to(path.resolve())}
     base, paths = _candidates(Path(source), excluded)
@@ -171,8 +173,6 @@ def check_unchanged(file: SourceFile) -> None:
 def _candidates(source: Path, excluded: set[Path]) -> tuple[Path, Iterable[Path]]:
     """Return the folder that names are relative to, and every file below the source."""
     shown = repr(str(source))
-    if "\0" in str(source):
-        raise DataError(f"{shown} is not a path: it contains a NUL character")
     if os.path.lexists(source):
         mode = _status(source).st_mode
         if stat.S_ISDIR(mode):

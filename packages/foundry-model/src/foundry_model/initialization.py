@@ -15,6 +15,7 @@ directions in all three.
 """
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -88,12 +89,11 @@ def _residual_projections(model: Any) -> list[tuple[str, Tensor]]:
 
 
 def _block_matrices(model: Any) -> list[tuple[int, Tensor]]:
-    """(fan_in, weight) of every matrix inside the blocks: no embedding, no output projection."""
-    outside = {id(m) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
+    """(fan_in, weight) of every matrix inside the blocks, which are numbered: `layers.3.mlp.fc1`, not `lm_head`."""
     matrices = []
-    for module in model.modules():
+    for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        if id(module) in outside or isinstance(module, nn.Embedding) or weight is None or weight.dim() != 2:
+        if not re.search(r"\.\d+\.", name) or isinstance(module, nn.Embedding) or weight is None or weight.dim() != 2:
             continue
         # the Conv1D of GPT-2 stores [in, out], a Linear [out, in]
         fan_in = weight.shape[0] if type(module).__name__ == "Conv1D" else weight.shape[1]

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 ATTEMPTS_ALLOWED = 2  # starts from one checkpoint that got nowhere, before a person has to decide
 _SHOWN = 20
 
+DIGITS_OF_A_STEP = 18
+
 
 class RunDirectory:
     """An open run directory; this process holds its lock until `close`."""
@@ -367,7 +369,7 @@ def parse_resume(wish: str) -> int | None:
     if wish in {"auto", "never", "must"}:
         return None
     name, _, number = wish.partition("=")
-    if name == "step" and number.isdecimal():
+    if name == "step" and number.isdecimal() and len(number) <= DIGITS_OF_A_STEP:
         return int(number)
     raise ConfigError(f"--resume {wish}: expected auto, never, must or step=N")
 

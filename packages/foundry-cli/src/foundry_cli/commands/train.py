@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from foundry_train import TrainingSummary
     from foundry_train.matrix import Cell
 
-RESUME = re.compile(r"auto|never|must|step=\d+")
+RESUME = re.compile(r"auto|never|must|step=\d{1,18}")
 
 ResumeOption = Annotated[
     str,
