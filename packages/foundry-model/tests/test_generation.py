@@ -184,7 +184,7 @@ def test_a_module_may_say_itself_that_it_reads_any_number_of_tokens():
     ("wishes", "told"),
     [
         ({"max_new_tokens": -5}, "max_new_tokens: -5 is below 0"),
-        ({"max_new_tokens": 1, "start_id": 300}, "start_id: 300 is no token of this model, which has 12"),
+        ({"max_new_tokens": 1, "start_id": 300}, "start_id: 300 is no token of this model, whose ids are 0 to 11"),
         ({"max_new_tokens": 1, "start_id": -1}, "start_id: -1"),
         ({"max_new_tokens": 1, "prompts": "abc"}, "a list of texts is expected, not the one text 'abc'"),
     ],

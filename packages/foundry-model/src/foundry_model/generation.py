@@ -8,6 +8,7 @@ there is no padding and the result is right for every architecture. Where a mode
 outgrows the positions of the model, the last of them are read again for every token.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -206,10 +207,11 @@ def _check_wishes(model: nn.Module, prompts: Sequence[str], max_new_tokens: int,
         raise ConfigError(f"prompts: a list of texts is expected, not the one text {prompts!r:.60}")
     if max_new_tokens < 0:
         raise ConfigError(f"max_new_tokens: {max_new_tokens} is below 0")
-    embeddings = getattr(unwrapped(model), "get_input_embeddings", lambda: None)()
-    most = getattr(embeddings, "num_embeddings", None)
-    if start_id is not None and not 0 <= start_id < (2**63 if most is None else most):
-        raise ConfigError(f"start_id: {start_id} is no token of this model, which has {most} of them")
+    most = 2**63 - 1
+    with contextlib.suppress(RuntimeError):  # how transformers says that the table has an unusual name
+        most = getattr(getattr(unwrapped(model), "get_input_embeddings", lambda: None)(), "num_embeddings", most)
+    if start_id is not None and not 0 <= start_id < most:
+        raise ConfigError(f"start_id: {start_id} is no token of this model, whose ids are 0 to {most - 1}")
 
 
 def _prompt_ids(tokenizer: Any, prompt: str, start_id: int | None) -> list[int]:

@@ -52,13 +52,14 @@ def draw_tokens(logits: Tensor, sampling: Sampling, generators: Sequence[torch.G
     Raises:
         NonFiniteError: Some logit is NaN or infinite.
     """
+    logits = logits.float()
     highest = logits.max(-1, keepdim=True).values
     if not highest.isfinite().all():
         raise NonFiniteError("the model gives logits that are NaN or infinite, so no token can be drawn from them")
     if sampling.temperature == 0:
         return logits.argmax(-1)
     # differences are at most 0, so that no temperature, however small, makes them overflow
-    scores = (logits - highest).float() / max(sampling.temperature, LOWEST_TEMPERATURE)
+    scores = (logits - highest) / max(sampling.temperature, LOWEST_TEMPERATURE)
     kept = _within_top_p(_within_top_k(scores, sampling.top_k), sampling.top_p)
     cumulative = kept.softmax(-1).double().cpu().cumsum(-1)  # [B, V]
     uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])  # [B]
