@@ -45,7 +45,7 @@ def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         An fp32 scalar with a gradient. [nats]
 
     Raises:
-        IndexError: On a CPU, a target that is neither -100 nor a row of the vocabulary.
+        IndexError, RuntimeError: On a CPU, as PyTorch: a target that is neither -100 nor a row of the vocabulary.
     """
     on_cpu = logits.device.type == "cpu"
     # the compiler fuses the plain formula better than it traces the pieces; and what fits into the cache needs none
