@@ -64,6 +64,17 @@ def exits_on(text):
 def shout(text):
     return text.upper()
 
+def substitute(text):
+    import re
+    return re.sub("a", "b", text)
+
+def quote(text):
+    return "'" + text
+
+def takes_documents_for_texts(documents):
+    for document in documents:
+        yield document.upper()
+
 def first_two(documents):
     yield next(documents)
     yield next(documents)
@@ -274,6 +285,9 @@ def test_texts_without_a_source_are_noted_in_the_receipt(project):
         ("one_document", "gave a single Document for all documents"),
         ("exits", "failed: SystemExit: 3"),
         ("shout", "no attribute 'upper'; a function that takes one text at a time needs `per: document`"),
+        ("substitute", "TypeError: .*; a function that takes one text at a time needs `per: document`"),
+        ("quote", "TypeError: .*; a function that takes one text at a time needs `per: document`"),
+        ("takes_documents_for_texts", "no attribute 'upper'; the text of a document is `document.text`"),
     ],
 )
 def test_a_function_that_fails_is_named(project, function, said):

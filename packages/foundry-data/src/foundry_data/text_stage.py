@@ -5,7 +5,7 @@ text.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from foundry_data.readers import DocumentStream
 from foundry_data.splits import Corpus, Split, stage_folder
 from foundry_data.stages import building_lock, publish, start_building, storage_errors
 from foundry_data.top_up import WithoutTexts
-from foundry_data.transform_runner import run_manipulation
+from foundry_data.transform_runner import ManipulatedDocuments, run_manipulation
 from foundry_data.transforms import StepSpec, manipulation_fingerprint, steps_draw
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class _Reread:
         return self._split.documents()
 
 
-def _json_lines(documents: Iterable[Document], expected: int | None, progress: Progress) -> Iterator[bytes]:
+def _json_lines(documents: ManipulatedDocuments, expected: int | None, progress: Progress) -> Iterator[bytes]:
     buffer, written = bytearray(), 0
     for document in documents:
         buffer += msgspec.json.encode({"text": document.text, "source": document.source}) + b"\n"
@@ -148,5 +148,5 @@ def _json_lines(documents: Iterable[Document], expected: int | None, progress: P
             progress("ablating", written, expected)
             buffer.clear()
     if not (written or buffer):
-        raise DataError("dataset_manipulation removed every document; loosen its filters")
+        raise DataError(documents.why_empty())
     yield bytes(buffer)

@@ -39,6 +39,7 @@ class Command(DocumentTransform):
     """Send each document through a program."""
 
     seedless: ClassVar[bool] = True
+    if_all_removed: ClassVar[str] = "it must write the text of every document that stays to its standard output"
 
     command: Annotated[tuple[Text, ...], Meta(min_length=1)]
     timeout_seconds: Annotated[float, Meta(gt=0, le=86400)] = 60.0

@@ -11,7 +11,7 @@ that chance does not depend on the order of the work. The module is looked for i
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from foundry_config.errors import ConfigError
 from foundry_config.lookup import did_you_mean
@@ -27,6 +27,8 @@ Function = Callable[..., Any]
 
 class FunctionOnDocument(DocumentTransform):
     """Call a function on each text."""
+
+    if_all_removed: ClassVar[str] = "it must return the text of every document that stays"
 
     reference: str
     options: dict[str, Any]
@@ -49,6 +51,11 @@ class FunctionOnDocument(DocumentTransform):
 
 class FunctionOnStream(StreamTransform):
     """Call a function on all documents."""
+
+    if_all_removed: ClassVar[str] = (
+        "it must `yield` the documents that stay, or `return` a list of them; a function that takes one text at a time "
+        "needs `per: document`"
+    )
 
     reference: str
     options: dict[str, Any]

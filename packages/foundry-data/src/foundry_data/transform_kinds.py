@@ -39,6 +39,8 @@ class Transform(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     seedless: ClassVar[bool] = False
     """Set where `context.seed` is never looked at: what such steps make is then made once for all seeds."""
+    if_all_removed: ClassVar[str] = "loosen its options"
+    """What to do about a step that left no document."""
 
     def draws(self, _context: StepContext, /) -> bool:
         """Tell whether the result may depend on the seed."""

@@ -215,7 +215,7 @@ def _guarded(call: Callable[[], Iterable[Document | str]], record: StepRecord) -
         except FoundryError:  # from the steps before
             raise
         except (Exception, SystemExit) as error:  # a user's function may raise anything
-            advice = _PER_DOCUMENT if "'generator' object" in str(error) else ""
+            advice = _advice(error)
             raise DataError(f"{record.step.label} failed: {type(error).__name__}: {error}{advice}") from error
         finally:
             record.seconds += time.perf_counter() - started
@@ -239,6 +239,15 @@ def _many(outputs: object, step: Step) -> Iterator[object]:
         given = "nothing" if outputs is None else f"a value of type {type(outputs).__name__}"
         raise DataError(f"{step.label} gave {given}; it must `yield` documents or texts, or `return` a list of them")
     return iter(cast(Iterable[object], outputs))
+
+
+def _advice(error: BaseException) -> str:
+    """Tell an author who took the iterator over all documents for a text, or a document for its text, what it is."""
+    if not isinstance(error, TypeError | AttributeError):
+        return ""
+    if "generator" in str(error):
+        return _PER_DOCUMENT
+    return "; the text of a document is `document.text`" if "Document" in str(error) else ""
 
 
 _PER_DOCUMENT = "; a function that takes one text at a time needs `per: document`"

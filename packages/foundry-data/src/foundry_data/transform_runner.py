@@ -46,13 +46,14 @@ class ManipulatedDocuments:
         self.receipts_dir = receipts_dir
         self.replacement = replacement
         self.receipts: list[Path] = []
+        self._counts: list[StreamCount] = []
 
     def __iter__(self) -> Iterator[Document]:
         self.receipts = []
         if not self.steps:
             yield from self.documents
             return
-        counts = [StreamCount() for _ in range(len(self.steps) + 1)]
+        counts = self._counts = [StreamCount() for _ in range(len(self.steps) + 1)]
         records = [StepRecord(step) for step in self.steps]
         stream = self._run(iter(self.documents), records, counts)
         if self.replacement is None:
@@ -60,6 +61,22 @@ class ManipulatedDocuments:
         else:
             yield from self._topped_up(stream, counts[0])
         self._write_receipts(records, counts)
+
+    def why_empty(self) -> str:
+        """Say of a complete iteration that gave no document where the last ones went, and what to do."""
+        if not self._counts[0].documents:
+            return (
+                "dataset_manipulation got no document: none fell into the training split; set data.test_fraction: 0, "
+                "or data.text_documents: line"
+            )
+        for step, before, after in zip(self.steps, self._counts, self._counts[1:]):
+            if not after.documents:
+                went_in = f"{before.documents:,} of the {self._counts[0].documents:,} documents went in"
+                return (
+                    f"{step.label} removed every document that was left: {went_in}, none came out; "
+                    f"{step.transform.if_all_removed}"
+                )
+        raise AssertionError("there are documents")
 
     def _run(
         self, stream: Iterator[Document], records: list[StepRecord], counts: list[StreamCount]
