@@ -35,11 +35,14 @@ def project(tmp_path):
     sys.modules.pop("emptying_steps", None)
 
 
-def run(project, *steps, fraction=0.0):
-    corpus = Corpus(DocumentStream(project / "corpus.txt", ReadSettings(text_documents="line"), ()))
+def run(project, *steps, fraction=0.0, pool=None):
+    corpus, replacement = (
+        None if path is None else Corpus(DocumentStream(path, ReadSettings(text_documents="line"), ()))
+        for path in (project / "corpus.txt", pool)
+    )
     split, _ = split_corpus(corpus, fraction=fraction, seed=0)
     prepared = project / "prepared"
-    ablation = Ablation(steps, 0, 1, project, None, None, DigestCache(None))
+    ablation = Ablation(steps, 0, 1, project, replacement, None, DigestCache(None))
     return list(ablate(split, prepared, ablation, no_progress).split.documents())
 
 
@@ -48,13 +51,13 @@ def run(project, *steps, fraction=0.0):
     [
         (
             [SHORT, {"name": "filter_length", "minimum": 9}, "lowercase"],
-            r"dataset_manipulation\[1\] 'filter_length' removed every document that was left: 2 of the 3 documents went "
-            r"in, none came out; loosen its options",
+            r"dataset_manipulation\[1\] 'filter_length' removed every document that was left: 2 of the 3 documents "
+            r"went in, none came out; loosen its options",
         ),
         (
             [SHORT, "emptying_steps:eat"],
-            r"dataset_manipulation\[1\] 'emptying_steps:eat' removed .* 2 of the 3 .* it must `yield` the documents that "
-            r"stay, or `return` a list of them; a function that takes one text at a time needs `per: document`",
+            r"dataset_manipulation\[1\] 'emptying_steps:eat' removed .* 2 of the 3 .* it must `yield` the documents "
+            r"that stay, or `return` a list of them; a function that takes one text at a time needs `per: document`",
         ),
         (
             [{"name": "emptying_steps:forget", "per": "document"}],
@@ -70,6 +73,20 @@ def run(project, *steps, fraction=0.0):
 def test_the_step_that_removed_the_last_documents_is_named_with_what_it_got_and_a_remedy(project, steps, said):
     with pytest.raises(DataError, match=said):
         run(project, *steps)
+
+
+def test_the_pool_is_not_blamed_for_steps_that_leave_nothing_of_it_either(project):
+    (project / "pool.txt").write_text("another pool\n")
+
+    with pytest.raises(DataError, match=r"^dataset_manipulation\[0\] 'emptying_steps:eat' removed .* 3 of the 3"):
+        run(project, "emptying_steps:eat", pool=project / "pool.txt")
+
+
+def test_a_pool_that_keeps_too_few_words_is_too_small_whatever_is_left_of_the_corpus(project):
+    (project / "pool.txt").write_text("another pool\n")
+
+    with pytest.raises(DataError, match=r"data\.replacement_corpus has 2 words .* but 6 are missing"):
+        run(project, {"name": "regex_drop", "pattern": "one|two|three"}, pool=project / "pool.txt")
 
 
 def test_a_training_split_without_documents_is_not_blamed_on_the_steps(project):

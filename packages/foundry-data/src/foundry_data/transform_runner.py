@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from foundry_config.errors import DataError
 from foundry_data.documents import Document
 from foundry_data.receipts import Receipt, StreamCount, write_receipt
 from foundry_data.step_records import StepRecord
@@ -105,9 +106,15 @@ class ManipulatedDocuments:
             replacement=None,
         )
         name = f"{len(self.steps):02d}-top-up"
-        yield from top_up(
-            stream, pool, lambda: original.words, seed=self.seed, receipts_dir=self.receipts_dir, name=name
-        )
+        try:
+            yield from top_up(
+                stream, pool, lambda: original.words, seed=self.seed, receipts_dir=self.receipts_dir, name=name
+            )
+        except DataError as error:
+            gone = not (self._counts[-1].documents or pool._counts[-1].documents)
+            if gone and pool.receipts:  # the steps have been through all of the pool: they are at fault, not its size
+                raise DataError(self.why_empty()) from error
+            raise
 
     def _write_receipts(self, records: list[StepRecord], counts: list[StreamCount]) -> None:
         for record, before, after in zip(records, counts, counts[1:]):
