@@ -62,6 +62,13 @@ def test_every_row_of_the_reference_has_a_class_and_a_meaning():
         assert len(cells[6]) > 10
 
 
+def test_a_page_that_a_text_names_is_a_link_in_the_reference_and_a_path_elsewhere():
+    [row] = [row for row in field_rows() if row.startswith("| `dataset_manipulation`")]
+
+    assert row.endswith("All steps and options: [ablations.md](ablations.md). |")
+    assert "docs/ablations.md" in template_yaml()
+
+
 def test_the_template_holds_every_field_and_is_a_valid_config():
     text = template_yaml()
     config = parse_config(text)

@@ -6,6 +6,7 @@ Tests fail while a page differs from what this makes.
 """
 
 import json
+import re
 import textwrap
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from foundry_config.field_docs import FieldDoc, SectionDoc, section_docs
 from foundry_config.reference_texts import INTRODUCTION, SCHEDULES
 
 COMMENT_WIDTH = 110
+PAGE = re.compile(r"\bdocs/(\w+\.md)")  # where a text names a page beside the reference, the reference links to it
 SCHEMA_LINE = "# yaml-language-server: $schema=../docs/config.schema.json"
 
 # What the template puts where a field has no default, and where the default would make no complete example.
@@ -82,7 +84,8 @@ def _section_markdown(section: SectionDoc) -> str:
 def _row(field: FieldDoc) -> str:
     default = "**required**" if field.default is None else f"`{field.default}`"
     name = f"`{field.path.rpartition('.')[2]}`"
-    cells = (name, field.type, default, field.range, field.unit, field.field_class, field.meaning)
+    meaning = PAGE.sub(r"[\1](\1)", field.meaning)
+    cells = (name, field.type, default, field.range, field.unit, field.field_class, meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -87,7 +87,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """What to do with a file whose bytes equal those of an earlier one; skipped ones are counted."""
     replacement_corpus: Free[PathText | None] = None
     """Pool of raw text from which an ablated corpus is topped up to the number of words it had before; refused without
-    steps in `dataset_manipulation`."""
+    steps in `dataset_manipulation`. How it is drawn from: docs/ablations.md."""
     add_bos: Identity[bool] = False
     """Put a BOS token before every document."""
     add_eos: Identity[bool] = True
@@ -362,8 +362,8 @@ class ExperimentConfig(Config, frozen=True, kw_only=True):
     random_seed: Identity[Annotated[int, Meta(ge=0, le=2**63 - 1)]] = 42
     """Seed of initialization, dropout, data order, ablations and samples."""
     dataset_manipulation: Identity[tuple[str | dict[str, Any], ...]] = ()
-    """Steps applied to the documents, in order: a name (`lowercase`), `{name: ..., option: value}`, `module:function`,
-    or `{command: [program, argument]}`."""
+    """Steps applied to the training documents, in order: a name (`lowercase`), `{name: ..., option: value}`,
+    `module:function`, or `{command: [program, argument]}`. All steps and options: docs/ablations.md."""
     matrix: Free[dict[str, list[Any]]] = {}  # noqa: RUF012 (msgspec copies it)
     """Fields by dotted name and the values they take, for `foundry train --matrix`: one run for every combination. A
     value of `dataset_manipulation` may be `none`, one step, a list of steps, or `{condition: [step, ...]}`."""
