@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import asdict
 
 from foundry_config import DataConfig, ExperimentConfig, ModelConfig, TokenizerConfig, TrainingConfig
-from foundry_config.errors import DataError
+from foundry_config.errors import ConfigError, DataError
 from foundry_data import digests
 from foundry_data.overlap import Overlap
 from foundry_data.processor import DataProcessor
@@ -447,6 +447,14 @@ def test_a_hugging_face_dataset_can_be_the_training_corpus(copy, unigram):
     assert len(chunks) == 5000 // 32
     with pytest.raises(DataError, match=r"name the tokenizer that did it in tokenizer\.source"):
         DataProcessor(experiment(training_corpus="tokenized"), copy).preprocess()
+
+
+def test_steps_on_a_dataset_that_is_tokenized_already_are_refused_before_it_is_read(copy):
+    (copy / "tokenized").mkdir()
+    (copy / "tokenized" / "dataset_info.json").write_text("{}")
+
+    with pytest.raises(ConfigError, match=r"dataset_manipulation changes text, but .*tokenized' is already tokenized"):
+        DataProcessor(experiment(training_corpus="tokenized", steps=["lowercase"]), copy).preprocess()
 
 
 def _made(folder):

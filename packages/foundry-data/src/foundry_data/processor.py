@@ -54,6 +54,7 @@ from foundry_data.tokenized_dataset import (
     check_tokenized,
     find_tokenized,
     open_tokenized,
+    refuse_steps,
     token_sequences,
     tokenized_fingerprint,
 )
@@ -341,6 +342,7 @@ class DataProcessor:
 
     def _from_tokenized(self, splits: TokenizedSplits, progress: Progress, *, force: bool) -> PreparedData:
         """Use a dataset that was tokenized elsewhere, with the tokenizer that made it."""
+        refuse_steps(splits, self.config.dataset_manipulation)
         place = self.config.tokenizer.source or self.config.tokenizer.output_dir
         if place is None:
             raise DataError(

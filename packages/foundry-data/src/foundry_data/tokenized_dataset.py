@@ -3,14 +3,14 @@
 dataset/train/   input_ids [5, 9, 3] [7, 3] ...   ->   prepared/train-<fingerprint>/   a token store like any other
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from foundry_config.errors import DataError
+from foundry_config.errors import ConfigError, DataError
 from foundry_config.lookup import did_you_mean
 from foundry_data.digests import DigestCache
 from foundry_data.fingerprint import fingerprint
@@ -44,6 +44,19 @@ def find_tokenized(folder: Path) -> TokenizedSplits | None:
             raise DataError(f"{folder} has no split 'train'; it has {', '.join(names) or 'none'}")
         return TokenizedSplits(folder / "train", next((folder / name for name in TEST_NAMES if name in names), None))
     return TokenizedSplits(folder, None) if (folder / SAVED).is_file() else None
+
+
+def refuse_steps(splits: TokenizedSplits, steps: Sequence[object]) -> None:
+    """Refuse steps of `dataset_manipulation`, which change text: there is none.
+
+    Raises:
+        ConfigError: There are steps.
+    """
+    if steps:
+        raise ConfigError(
+            f"dataset_manipulation changes text, but data.training_corpus {str(splits.train)!r} is already tokenized; "
+            "leave data.training_corpus out, or do the steps before you tokenize"
+        )
 
 
 def tokenized_fingerprint(folder: Path, cache: DigestCache) -> str:
