@@ -232,6 +232,7 @@ class Trainer:
             tokenizer_digest=prepared.tokenizer_digest,
             parent=self._fork_parent(),
         )
+        session.run.keep_receipts(prepared.receipts)
 
     def _plan(self, session: Session, source: BatchSource) -> TrainingPlan:
         plan = make_plan(source)
