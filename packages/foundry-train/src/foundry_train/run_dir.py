@@ -38,7 +38,6 @@ ATTEMPTS_ALLOWED = 2  # starts from one checkpoint that got nowhere, before a pe
 _SHOWN = 20
 
 DIGITS_OF_A_STEP = 18
-RECEIPTS = "receipts"
 
 
 class RunDirectory:
@@ -144,21 +143,6 @@ class RunDirectory:
         except OSError as error:
             raise storage_error(error, self.path) from error
         self.record = record
-
-    def keep_receipts(self, receipts: Sequence[Path]) -> None:
-        """Copy the receipts of what `dataset_manipulation` did to the text; a disk that refuses is a warning.
-
-        Args:
-            receipts: Their files, in a folder `receipts` or one below it.
-        """
-        for path in receipts:
-            parts = path.parts
-            place = self.path / RECEIPTS / Path(*parts[len(parts) - parts[::-1].index(RECEIPTS) :])
-            try:
-                fs.make_directories(place.parent)
-                _write_if_changed(place, path.read_bytes())
-            except OSError as error:
-                logger.warning("%s could not be written: %s", place, error.strerror or error)
 
     def start_attempt(
         self,

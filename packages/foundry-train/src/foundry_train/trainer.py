@@ -35,6 +35,7 @@ from foundry_train.compilation import compile_failure
 from foundry_train.distributed import World, lost_rank, open_world
 from foundry_train.environment import environment_snapshot, get_git_commit_hash
 from foundry_train.hooks import Hook
+from foundry_train.kept_receipts import keep_receipts
 from foundry_train.loop import LoopEnd, TrainingLoop, stop_request
 from foundry_train.loop_assembly import assemble_loop
 from foundry_train.manifest import ParentLink
@@ -232,7 +233,7 @@ class Trainer:
             tokenizer_digest=prepared.tokenizer_digest,
             parent=self._fork_parent(),
         )
-        session.run.keep_receipts(prepared.receipts)
+        keep_receipts(session.run.path, prepared.receipts)
 
     def _plan(self, session: Session, source: BatchSource) -> TrainingPlan:
         plan = make_plan(source)
