@@ -104,6 +104,26 @@ def test_weights_of_another_model_are_refused_before_anything_is_copied(saved, c
     assert all(torch.equal(tensor, before[name]) for name, tensor in model_state(model).items())
 
 
+def test_the_files_may_be_named_by_text(saved):
+    model, path = saved
+    other = Tied()
+
+    load_weights_into(other, [str(path)])
+
+    assert torch.equal(other.layer.weight, model.layer.weight)
+
+
+@pytest.mark.parametrize(("name", "told"), [("z" * 3_000_000, "z" * 80 + "..."), ("a\x1b[31m\n", "a\\x1b[31m\\n")])
+def test_a_name_that_no_line_can_show_is_shortened_and_spelled_out(tmp_path, name, told):
+    save_file({name: torch.zeros(1)}, tmp_path / "m.safetensors")
+
+    with pytest.raises(CheckpointError) as error:
+        load_weights_into(Tied(), [tmp_path / "m.safetensors"])
+
+    assert f"  {told} is not in the model" in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
 def test_a_long_list_of_differences_is_cut(tmp_path):
     save_file({f"x{i}": torch.zeros(1) for i in range(30)}, tmp_path / "m.safetensors")
 

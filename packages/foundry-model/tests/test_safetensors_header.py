@@ -1,6 +1,7 @@
 """Hostile and damaged safetensors files: each is refused by name, at once and without memory."""
 
 import json
+import os
 import struct
 import time
 import tracemalloc
@@ -44,6 +45,8 @@ HOSTILE = {
     "deep nesting": (b'{"a":' + b"[" * 500_000, b"", {}, "not JSON"),
     "a list": ([1], b"", {}, "not a JSON object"),
     "no JSON": (b"\xff\xfe", b"", {}, "not JSON"),
+    "UTF-16": ('{"__metadata__":{}}'.encode("utf-16"), b"", {}, "not JSON"),
+    "a mark of byte order": ('{"__metadata__":{}}'.encode("utf-8-sig"), b"", {}, "not JSON: .*BOM"),
 }
 
 
@@ -68,6 +71,21 @@ def test_a_file_too_short_for_its_length_is_refused(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"gone.safetensors: cannot be read: No such file"):
         read_safetensors_header(tmp_path / "gone.safetensors")
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "weights.safetensors")
+
+    with pytest.raises(CheckpointError, match=r"weights.safetensors: not a plain file"):
+        read_safetensors_header(tmp_path / "weights.safetensors")
+
+
+def test_a_path_may_be_text(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.zeros(2)}, path, metadata={"step": "7"})
+
+    assert read_safetensors_header(str(path)) == read_safetensors_header(path)
+    assert read_safetensors_metadata(str(path)) == {"step": "7"}
 
 
 def test_a_header_of_74_megabytes_is_refused_in_50_milliseconds_and_5_mebibytes(tmp_path):

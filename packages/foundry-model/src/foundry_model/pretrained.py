@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from foundry_config.errors import CheckpointError
 from foundry_config.lookup import did_you_mean
 from foundry_model.loss import unwrapped
-from foundry_model.safetensors_header import TensorEntry, read_safetensors_header, read_tensor_into
+from foundry_model.safetensors_header import TensorEntry, read_safetensors_header, read_tensor_into, shown
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
@@ -49,7 +49,7 @@ def config_files(model: nn.Module) -> dict[str, bytes]:
     return files
 
 
-def load_weights_into(model: nn.Module, files: Sequence[Path]) -> None:
+def load_weights_into(model: nn.Module, files: Sequence[Path | str]) -> None:
     """Copy the tensors of safetensors files into the parameters of a model that exists.
 
     All files are checked before the first byte is copied: together they must hold exactly the names, shapes and types
@@ -81,7 +81,7 @@ def copy_tensors(found: Mapping[Path, Mapping[str, TensorEntry]], targets: Mappi
                     read_tensor_into(file, entry, targets[name])  # type: ignore[arg-type]
 
 
-def read_headers(files: Sequence[Path]) -> dict[Path, dict[str, TensorEntry]]:
+def read_headers(files: Sequence[Path | str]) -> dict[Path, dict[str, TensorEntry]]:
     """Return the header of every file; a tensor may stand in one of them only.
 
     Raises:
@@ -89,7 +89,7 @@ def read_headers(files: Sequence[Path]) -> dict[Path, dict[str, TensorEntry]]:
     """
     found: dict[Path, dict[str, TensorEntry]] = {}
     owner: dict[str, Path] = {}
-    for path in files:
+    for path in map(Path, files):
         found[path] = read_safetensors_header(path)
         for name in found[path]:
             if name in owner:
@@ -102,8 +102,8 @@ def describe_mismatch(wanted: Mapping[str, Tensor], entries: Mapping[str, Tensor
     """Say which tensors are missing, unknown, or of another shape than the model's."""
     missing = [f"{name} is missing" for name in wanted if name not in entries]
     unknown = [n for n in entries if n not in wanted]
-    odd = [f"{name} is not in the model.{did_you_mean(name, wanted)}" for name in unknown[:10]]
-    odd += [f"{name} is not in the model" for name in unknown[10:]]
+    odd = [f"{shown(name)} is not in the model.{did_you_mean(shown(name), wanted)}" for name in unknown[:10]]
+    odd += [f"{shown(name)} is not in the model" for name in unknown[10:]]
     shapes = [
         f"{name} is {list(entries[name].shape)}, the model has {list(tensor.shape)}"
         for name, tensor in wanted.items()
@@ -154,10 +154,10 @@ def _rope_of_version_4(content: Mapping[str, Any]) -> dict[str, Any]:
     return old
 
 
-def _mismatch(files: Sequence[Path], problems: Sequence[str]) -> str:
-    shown = "\n".join(f"  {problem}" for problem in problems[:10])
+def _mismatch(files: Sequence[Path | str], problems: Sequence[str]) -> str:
+    lines = "\n".join(f"  {problem}" for problem in problems[:10])
     more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
-    return f"{', '.join(map(str, files[:3]))}: not the weights of this model:\n{shown}{more}"
+    return f"{', '.join(map(str, files[:3]))}: not the weights of this model:\n{lines}{more}"
 
 
 def _type_name(dtype: torch.dtype) -> str:

@@ -9,6 +9,7 @@ straight into memory that exists already: no memory map that a truncated file co
 
 import json
 import os
+import stat
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,23 +33,42 @@ class TensorEntry(NamedTuple):
     bytes: int
 
 
-def read_safetensors_header(path: Path) -> dict[str, TensorEntry]:
+def read_safetensors_header(path: Path | str) -> dict[str, TensorEntry]:
     """Return the tensors of a file by name, in the order in which they lie.
 
     Raises:
         CheckpointError: Not a safetensors file, longer or shorter than it says, or a header that is too large, is not
-            strict JSON, or describes tensors that overlap, leave holes or do not fit their shapes.
+            strict JSON in UTF-8, or describes tensors that overlap, leave holes or do not fit their shapes.
     """
-    return _read(path)[0]
+    return _read(Path(path))[0]
 
 
-def read_safetensors_metadata(path: Path) -> dict[str, str]:
+def read_safetensors_metadata(path: Path | str) -> dict[str, str]:
     """Return the `__metadata__` of a file, under the same checks.
 
     Raises:
         CheckpointError: As `read_safetensors_header`.
     """
-    return _read(path)[1]
+    return _read(Path(path))[1]
+
+
+def open_plain_file(path: Path) -> BinaryIO:
+    """Open a file that nobody vouches for; what is no file is refused, since opening a pipe may never end.
+
+    Raises:
+        CheckpointError: It is a pipe, a device or a folder.
+        OSError: It cannot be opened.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise CheckpointError(f"{path}: not a plain file, so it is not read; put a copy of what it stands for there")
+    return path.open("rb")
+
+
+def shown(name: str) -> str:
+    """Return the name of a tensor as a message can show it: one line of at most 80 characters."""
+    if len(name) <= _SHOWN and name.isprintable():
+        return name
+    return repr(name[:_SHOWN])[1:-1] + ("..." if len(name) > _SHOWN else "")
 
 
 def read_tensor_into(file: BinaryIO, entry: TensorEntry, target: Tensor) -> None:
@@ -75,7 +95,7 @@ def read_tensor_into(file: BinaryIO, entry: TensorEntry, target: Tensor) -> None
 
 def _read(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     try:
-        with path.open("rb") as file:
+        with open_plain_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             raw = _header_bytes(file, size)
     except OSError as error:
@@ -104,7 +124,8 @@ def _header_bytes(file: BinaryIO, size: int) -> bytes:
 
 def _parse(raw: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(raw, object_pairs_hook=_without_duplicates)
+        # of bytes, json would take UTF-16 and a mark of byte order too
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except _BadHeaderError:
         raise
     except (ValueError, RecursionError) as error:
@@ -165,6 +186,9 @@ def _check_end_to_end(entries: Iterable[tuple[str, TensorEntry]], start: int, si
 
 def _is_counts(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
+
+
+_SHOWN = 80  # characters of a name
 
 
 class _BadHeaderError(Exception):
