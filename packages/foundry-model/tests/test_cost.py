@@ -7,6 +7,7 @@ import torch
 from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
+from foundry_config import ConfigError
 from foundry_model import count_parameters, create_model, estimate_memory, flops_per_token, token_loss
 from foundry_model.architectures import ARCHITECTURES
 
@@ -20,6 +21,13 @@ def counted(model, length=32):
     with FlopCounterMode(display=False) as counter:
         token_loss(model, ids, ids)[0].backward()
     return counter.get_total_flops() / ids.numel()
+
+
+@pytest.mark.parametrize("name", ["micro_batch", "world_size"])
+@pytest.mark.parametrize("value", [-1, 0])
+def test_a_number_of_nothing_is_refused_by_the_name_of_its_argument(tiny_config, name, value):
+    with pytest.raises(ConfigError, match=f"^{name}: {value} is not positive"):
+        estimate_memory(tiny_config(), **{name: value})
 
 
 @pytest.mark.slow

@@ -147,6 +147,18 @@ def test_special_ids_that_clash_or_lie_outside_are_refused(tiny_config, ids, rea
         create_model(tiny_config(), special_ids=ids)
 
 
+@pytest.mark.parametrize("size", [0, -5])
+def test_a_vocabulary_of_nothing_is_refused_and_not_replaced(tiny_config, size):
+    with pytest.raises(ConfigError, match=f"^vocab_size: {size} entries; a vocabulary has one or more"):
+        create_model(tiny_config(), vocab_size=size)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_built(tiny_config, device):
+    with pytest.raises(ConfigError, match=f"^device: {device!r} cannot be used: .*write 'cpu'"):
+        create_model(tiny_config(), device=device)
+
+
 def test_a_tokenizer_without_some_special_tokens_is_accepted(tiny_config):
     assert model_request(tiny_config(), special_ids=SpecialIds(pad=None, bos=None, unk=None)).special.eos == 3
 

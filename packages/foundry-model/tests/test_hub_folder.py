@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foundry_config import CheckpointError
+from foundry_config import CheckpointError, ConfigError
 from foundry_model import config_files, create_model, load_pretrained, model_state
 
 
@@ -76,6 +76,11 @@ def test_a_config_that_is_no_config_is_refused(folder, content, reason):
 
     with pytest.raises(CheckpointError, match=reason):
         load_pretrained(folder)
+
+
+def test_a_device_that_is_not_there_is_refused_before_a_file_is_read(tmp_path):
+    with pytest.raises(ConfigError, match="^device: 'foo' cannot be used"):
+        load_pretrained(tmp_path / "nothing", device="foo")
 
 
 def test_a_folder_without_a_model_is_named(tmp_path, folder):

@@ -28,6 +28,7 @@ from foundry_model.honoured import check_causal, check_tying
 from foundry_model.initialization import INITS
 from foundry_model.model_request import model_request
 from foundry_model.out_of_memory import is_out_of_memory
+from foundry_model.placing import usable_device
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,11 @@ def create_model(
 
     Raises:
         ConfigError: Anything in the config that the architecture cannot honour, by name; a family of transformers or a
-            user's model that looks at the tokens it is to predict, or cannot be run on token ids.
+            user's model that looks at the tokens it is to predict, or cannot be run on token ids; a `device` that is
+            not there.
     """
+    if device is not None:
+        usable_device(device)
     model = assemble_model(config, vocab_size=vocab_size, special_ids=special_ids, device=device)
     name = config.model.architecture
     if name.startswith(FAMILY):

@@ -23,6 +23,7 @@ from foundry_model.blueprints import Blueprint
 from foundry_model.factory import build
 from foundry_model.hf_families import config_class, family_config, field_name, known_fields, model_class
 from foundry_model.honoured import sees_later_tokens
+from foundry_model.placing import usable_device
 from foundry_model.pretrained import copy_tensors, describe_mismatch, model_state, read_headers
 from foundry_model.safetensors_header import TensorEntry
 
@@ -43,8 +44,9 @@ def load_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -
 
     Raises:
         CheckpointError: The folder is not a model, asks for code, or its weights do not fit its config, by name.
+        ConfigError: `device` is not there.
     """
-    root = Path(folder)
+    root, place = Path(folder), usable_device(device)
     settings = _read_config(root)
     found = read_headers(_weight_files(root))
     entries = {name: entry for header in found.values() for name, entry in header.items()}
@@ -62,7 +64,7 @@ def load_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -
     renamed = {path: {names[n]: entry for n, entry in header.items() if n in names} for path, header in found.items()}
     copy_tensors(renamed, model_state(model))
     model.foundry_attention = attention
-    model.eval().to(device)
+    model.eval().to(place)
     try:
         leaks = sees_later_tokens(model)
     except ConfigError as error:

@@ -62,8 +62,12 @@ def estimate_memory(
         world_size: Processes that share the global batch.
 
     Raises:
-        ConfigError: The config describes no model that can be built, or one that fake tensors cannot pass through.
+        ConfigError: The config describes no model that can be built, or one that fake tensors cannot pass through; a
+            number of sequences or processes that is not positive.
     """
+    for name, count in {"micro_batch": micro_batch, "world_size": world_size}.items():
+        if count is not None and count < 1:
+            raise ConfigError(f"{name}: {count} is not positive; give 1 or more, or leave it out")
     training = config.training
     batch = micro_batch or _configured_micro_batch(config, world_size)
     chunked = training.chunked_loss == "on" if chunked_loss is None else chunked_loss

@@ -27,12 +27,15 @@ def model_request(
     """Collect what decides the shape of the model, and check what no architecture can do.
 
     Raises:
-        ConfigError: Heads that do not divide, too few positions, special ids that clash or lie outside the vocabulary.
+        ConfigError: Heads that do not divide, too few positions, no vocabulary, special ids that clash or lie outside
+            of it.
     """
+    if vocab_size is not None and vocab_size < 1:
+        raise ConfigError(f"vocab_size: {vocab_size} entries; a vocabulary has one or more")
     model = config.model
     request = ModelRequest(
         model=model,
-        vocab_size=vocab_size or config.tokenizer.vocab_size,
+        vocab_size=config.tokenizer.vocab_size if vocab_size is None else vocab_size,
         positions=model.max_position_embeddings or config.data.max_sequence_length,
         special=special_ids or SpecialIds(),
     )
