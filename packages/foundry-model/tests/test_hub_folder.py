@@ -79,7 +79,7 @@ def test_a_config_that_is_no_config_is_refused(folder, content, reason):
 
 
 def test_a_device_that_is_not_there_is_refused_before_a_file_is_read(tmp_path):
-    with pytest.raises(ConfigError, match="^device: 'foo' cannot be used"):
+    with pytest.raises(ConfigError, match=r"^device: 'foo' cannot be used"):
         load_pretrained(tmp_path / "nothing", device="foo")
 
 

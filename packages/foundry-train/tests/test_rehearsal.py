@@ -67,6 +67,7 @@ def run(config, tmp_path):
         ({"model": {"architecture": "hf:lama"}}, r"Did you mean 'llama'"),
         ({"model": {"extra": {"n_lyer": 1}}}, r"model.extra.n_lyer: .*Did you mean 'n_layer'"),
         ({"model": {"attention": "flash_attention_2"}}, r"model.attention: 'flash_attention_2' cannot be used"),
+        ({"model": {"architecture": "gemma3", "extra": {"sliding_window": None}}}, r"'gemma3' does not run on"),
         ({"model": {"architecture": "no_module:f"}}, r"cannot import module 'no_module'"),
         ({"model": {"architecture": "own_parts:mdel"}}, r"Did you mean 'model'"),
         ({"training": {"optimizer": "own_parts:optimiser"}}, r"Did you mean 'optimizer'"),

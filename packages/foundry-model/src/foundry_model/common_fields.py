@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from foundry_config.errors import ConfigError
 from foundry_model.activations import canonical_activation
 from foundry_model.blueprints import Blueprint, ModelRequest, heads_problems
+from foundry_model.field_names import FIELD_NAMES, SILENT_DROPOUT
 from foundry_model.hf_families import DECIDED_ELSEWHERE, config_class, field_name, known_fields
 from foundry_model.rope import default_rope
 
@@ -72,7 +73,7 @@ class _Wish(NamedTuple):
 
 def _targets(cls: Any, names: set[str], common: str) -> list[str]:
     """Fields of the family that a common field decides."""
-    found = [field_name(cls, name) for name in _NAMES[common] if name in names]
+    found = [field_name(cls, name) for name in FIELD_NAMES[common] if name in names]
     return list(dict.fromkeys(found))
 
 
@@ -95,7 +96,7 @@ def _problems(
 
 
 def _listed(common: str) -> str:
-    return ", ".join(_NAMES[common])
+    return ", ".join(FIELD_NAMES[common])
 
 
 def _way_out(cls: Any) -> str:
@@ -119,7 +120,7 @@ def _expansion(model_type: str, request: ModelRequest) -> _Wish:
 def _unspoken(cls: Any, model_type: str, names: set[str], request: ModelRequest) -> tuple[dict[str, Any], list[str]]:
     """What the common fields imply without naming it, and what of it the family cannot do."""
     model = request.model
-    published: dict[str, Any] = {name: 0.0 for name in _SILENT_DROPOUT if name in names}
+    published: dict[str, Any] = {name: 0.0 for name in SILENT_DROPOUT if name in names}
     problems = []
     if "is_decoder" in {f.name for f in dataclasses.fields(cls)}:
         published["is_decoder"] = True  # otherwise the family looks at the tokens that it is to predict
@@ -174,38 +175,5 @@ def _wishes(model_type: str, request: ModelRequest) -> dict[str, _Wish]:
 
 _REQUIRED = object()
 _DEFAULT_THETA = 10000.0
-# Common field -> the names that families give it.
-_NAMES = {
-    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"),
-    "hidden_size": ("hidden_size", "d_model", "n_embd"),
-    "embedding_size": ("embedding_size", "word_embed_proj_dim"),
-    "intermediate_hidden_size": (
-        *("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "d_ff", "dff", "dim_ff", "decoder_ffn_dim"),
-    ),
-    "attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"),
-    "key_value_heads": ("num_key_value_heads", "num_kv_heads"),
-    "head_dim": ("head_dim",),
-    "activation_function": ("hidden_act", "hidden_activation", "activation_function", "activation", "afn"),
-    "dropout": (
-        *("hidden_dropout", "hidden_dropout_prob", "resid_pdrop", "embd_pdrop", "emb_pdrop", "resid_dropout"),
-        *("residual_dropout", "embed_dropout", "embedding_dropout", "mlp_dropout", "dropout", "dropout_p"),
-    ),
-    "attention_dropout": (
-        *("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attention_dropout_prob"),
-        *("local_attention_probs_dropout_prob", "lsh_attention_probs_dropout_prob"),
-    ),
-    "norm_epsilon": ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps", "eps"),
-    "init_std": ("initializer_range", "init_std", "initializer_factor"),
-    "state_size": ("state_size", "mamba_d_state", "ssm_state_size"),
-    "bias": ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "bias"),
-    "tie_embeddings": ("tie_word_embeddings",),
-    "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len", "context_length"),
-    "vocab_size": ("vocab_size",),
-    "pad_token_id": ("pad_token_id",),
-    "bos_token_id": ("bos_token_id",),
-    "eos_token_id": ("eos_token_id",),
-}
 # Without a wish the family keeps what it was published with.
 _LEFT_ALONE = ("state_size", "bias")
-# Randomness that no common field names: none, unless `extra` asks for it.
-_SILENT_DROPOUT = ("activation_dropout", "layerdrop", "decoder_layerdrop", "encoder_layerdrop")

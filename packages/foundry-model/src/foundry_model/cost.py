@@ -17,10 +17,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from foundry_config.errors import ConfigError
-from foundry_config.names import FAMILY
+from foundry_config.names import is_reference
 from foundry_config.schema import ExperimentConfig
 from foundry_model.blueprints import SpecialIds
 from foundry_model.factory import assemble_model
+from foundry_model.model_request import is_as_published
 from foundry_model.reach import out_of_reach
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def out_of_reach_of(
     Raises:
         ConfigError: The experiment describes no model that can be built.
     """
-    if not config.model.architecture.startswith(FAMILY):
+    if is_as_published(config) or is_reference(config.model.architecture):
         return frozenset()  # named ones have no such parts, and what a function builds need not take fake tensors
     # they pull in the compiler's front end, which only estimates need
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from foundry_config.errors import ConfigError
 from foundry_config.lookup import pick, users_code
-from foundry_config.names import FAMILY, is_reference
+from foundry_config.names import FAMILY
 from foundry_config.schema import ExperimentConfig
 from foundry_config.shapes import is_list
 from foundry_model.activations import no_gate, wants_gate
@@ -26,7 +26,7 @@ from foundry_model.context import note_context
 from foundry_model.hf_families import family_config, model_class, open_values
 from foundry_model.honoured import check_causal, check_tying
 from foundry_model.initialization import INITS
-from foundry_model.model_request import model_request
+from foundry_model.model_request import is_as_published, model_request
 from foundry_model.out_of_memory import is_out_of_memory
 from foundry_model.placing import usable_device
 
@@ -51,13 +51,13 @@ def create_model(
     Returns:
         A `PreTrainedModel` in fp32 and training mode, or the `nn.Module` that a user's function built, in training
         mode; its output has `.logits` [B, T, V], and `model.foundry_attention` names the attention implementation in
-        use. Families without a function of their own and a user's models also have `model.foundry_out_of_reach`, the
-        names of parameters that text never reaches.
+        use. Families without a function of their own, a user's models, and named architectures that `model.extra`
+        changes also have `model.foundry_out_of_reach`, the names of parameters that text never reaches.
 
     Raises:
-        ConfigError: Anything in the config that the architecture cannot honour, by name; a family of transformers or a
-            user's model that looks at the tokens it is to predict, or cannot be run on token ids; a `device` that is
-            not there.
+        ConfigError: Anything in the config that the architecture cannot honour, by name; a family of transformers, a
+            user's model or a named architecture with `model.extra` that looks at the tokens it is to predict, or cannot
+            be run on token ids; a `device` that is not there.
     """
     if device is not None:
         usable_device(device)
@@ -67,7 +67,7 @@ def create_model(
         warn_of_own_activation(name.removeprefix(FAMILY), config.model.activation_function)
         if wants_gate(config.model.activation_function):
             _check_gate(config)
-    if (name.startswith(FAMILY) or is_reference(name)) and not next(model.parameters()).is_meta:
+    if not (is_as_published(config) or next(model.parameters()).is_meta):
         request = model_request(config, vocab_size=vocab_size, special_ids=special_ids)
         left = check_causal(model, name, vocab_size=request.vocab_size, length=request.positions)
         model.foundry_out_of_reach = left
@@ -162,7 +162,9 @@ def build(family_settings: Any, attention: str) -> Any:
 
     try:
         return AutoModelForCausalLM.from_config(family_settings, dtype=torch.float32, attn_implementation=attention)
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, ImportError) as error:
+    except Exception as error:  # a network is built from values that nothing has checked, and raises what comes of it
+        if is_out_of_memory(error):
+            raise
         first_line = str(error).partition("\n")[0]  # PyTorch lists every signature of a function below it
         reason = f"{type(error).__name__}: {first_line}{open_values(family_settings)}"
         raise ConfigError(f"model: transformers cannot build this {family_settings.model_type!r}: {reason}") from error

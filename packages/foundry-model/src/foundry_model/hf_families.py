@@ -12,6 +12,7 @@ from foundry_config.collecting import uncollected
 from foundry_config.errors import ConfigError
 from foundry_config.lookup import did_you_mean
 from foundry_model.blueprints import Blueprint
+from foundry_model.impossible import impossible_values
 from foundry_model.rope import merged_rope
 
 
@@ -49,7 +50,8 @@ def family_config(blueprint: Blueprint, extra: Mapping[str, Any]) -> Any:
 
     Raises:
         ConfigError: `extra` has an unknown key, or one that something else already decides; or the family refuses a
-            value (a hidden size that the heads do not divide, a wrong type), or changes it.
+            value (a hidden size that the heads do not divide, a wrong type), or changes it; a value that no family
+            can have.
     """
     cls = config_class(blueprint.model_type)
     settings = dict(blueprint.published)
@@ -59,7 +61,10 @@ def family_config(blueprint: Blueprint, extra: Mapping[str, Any]) -> Any:
             settings["rope_parameters"] = merged_rope(base, value, family=blueprint.model_type)
         else:
             settings[name] = value
-    return _construct(cls, blueprint.model_type, {**settings, **blueprint.fields})
+    settings |= blueprint.fields
+    if problems := impossible_values(settings):
+        raise ConfigError(f"model: {blueprint.model_type!r} cannot have {', '.join(problems)}")
+    return _construct(cls, blueprint.model_type, settings)
 
 
 def known_fields(cls: Any) -> set[str]:
@@ -117,8 +122,10 @@ def _construct(cls: Any, model_type: str, settings: dict[str, Any]) -> Any:
 
     try:
         return cls(**settings)
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
-        reason = str(error.__cause__ or error).strip()
+    except Exception as error:  # families compute with their values before they check them, and raise what comes of it
+        cause = error.__cause__ or error
+        worded = isinstance(cause, StrictDataclassError | ValueError | TypeError)
+        reason = str(cause).strip() if worded else f"{type(cause).__name__}: {cause}"
         raise ConfigError(f"model: transformers refuses this {model_type!r}: {reason}") from error
 
 

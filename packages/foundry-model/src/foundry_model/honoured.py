@@ -4,13 +4,15 @@ tying    a family that does not know `tie_word_embeddings`, or always ties, what
 causal   an encoder (BERT and its like) sees the tokens that it is to predict, and its loss falls to nothing
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from foundry_config.errors import ConfigError
-from foundry_config.names import FAMILY
+from foundry_config.names import is_reference
 from foundry_model.loss import call_on_tokens, embedded_ids, probe_ids
 from foundry_model.modes import evaluating, fixed_chance
 from foundry_model.out_of_memory import is_out_of_memory
@@ -60,25 +62,37 @@ def check_causal(model: Any, architecture: str, *, vocab_size: int, length: int)
         )
     positions = min(built_for, _LONGEST)
     try:
-        leaks = sees_later_tokens(model, length=positions, vocab_size=vocab_size)
-        # what a user wrote may take rows of one length only
-        enough = min(positions, _ENOUGH) if architecture.startswith(FAMILY) else positions
-        left = out_of_reach(model, length=enough, vocab_size=vocab_size)
+        with failures_told(positions):
+            leaks = sees_later_tokens(model, length=positions, vocab_size=vocab_size)
+            # what a user wrote may take rows of one length only
+            enough = positions if is_reference(architecture) else min(positions, _ENOUGH)
+            left = out_of_reach(model, length=enough, vocab_size=vocab_size)
     except ConfigError as error:
-        raise ConfigError(f"model.architecture: {architecture!r} {error}") from None
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise ConfigError(
-            f"model.architecture: {architecture!r} does not run on {positions} token ids alone:"
-            f" {type(error).__name__}: {str(error).strip()[:200]}"
-        ) from error
+        raise ConfigError(f"model.architecture: {architecture!r} {error}") from error.__cause__
     if leaks:
         raise ConfigError(
             f"model.architecture: {architecture!r} is not causal: what it predicts depends on later tokens, so its loss"
             " would mean nothing"
         )
     return left
+
+
+@contextmanager
+def failures_told(length: int) -> Iterator[None]:
+    """Turn whatever a model raises inside into a `ConfigError` that goes on from its name: "does not run on ...".
+
+    Args:
+        length: Tokens that it runs over.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # what others wrote may raise anything
+        if is_out_of_memory(error):
+            raise
+        told = f"{type(error).__name__}: {str(error).strip()[:200]}"
+        raise ConfigError(f"does not run on {length} token ids alone: {told}") from error
 
 
 def sees_later_tokens(model: Any, *, vocab_size: int | None = None, length: int = 16) -> bool:

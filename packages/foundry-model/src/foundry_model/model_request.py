@@ -1,6 +1,6 @@
 """From an experiment's config to what an architecture function is given; loads neither torch nor transformers.
 
-check_architecture(config)         what a named architecture would refuse, in a millisecond, before anything is built
+check_architecture(config)   what a named architecture would refuse, in a millisecond, before anything is built
 """
 
 from foundry_config import names
@@ -19,6 +19,14 @@ def check_architecture(config: ExperimentConfig) -> None:
     request = model_request(config)
     if (architecture := ARCHITECTURES.get(config.model.architecture)) is not None:
         architecture(request)
+
+
+def is_as_published(config: ExperimentConfig) -> bool:
+    """Whether a config names an architecture of ours and changes none of its constants: then it is known what it does.
+
+    Whatever else is built, only a run over some tokens tells whether it is causal, or runs at all.
+    """
+    return config.model.architecture in ARCHITECTURES and not config.model.extra
 
 
 def model_request(

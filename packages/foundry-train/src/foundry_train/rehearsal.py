@@ -14,10 +14,11 @@ from pathlib import Path
 from foundry_config import ExperimentConfig, ExperimentPaths
 from foundry_config.errors import FoundryError
 from foundry_config.lookup import pick
-from foundry_config.names import FAMILY, is_reference
+from foundry_config.names import is_reference
 from foundry_config.shares import steps_of
 from foundry_model import ARCHITECTURES, create_model, resolve_attention
 from foundry_model.factory import with_layers
+from foundry_model.model_request import is_as_published
 from foundry_model.pair_files import find_pair_files, read_pair_file
 from foundry_train.compilation import wants_compile
 from foundry_train.devices import get_device
@@ -106,8 +107,7 @@ def _check_model(config: ExperimentConfig, world: World) -> None:
         return
     likeness = with_layers(config, min(LAYERS, config.model.layers))
     # other families, and what is set in `extra`, may know ids that a small vocabulary does not have
-    known = config.model.architecture in ARCHITECTURES and not config.model.extra
-    vocabulary = min(VOCABULARY, config.tokenizer.vocab_size) if known else None
+    vocabulary = min(VOCABULARY, config.tokenizer.vocab_size) if is_as_published(config) else None
     model = create_model(likeness, vocab_size=vocabulary, device=world.device)
     micro_batch = first_micro_batch(config, world)
     prepare_for_training(model, likeness, device=world.device, micro_batch=micro_batch, expected_seconds=None)
@@ -117,7 +117,7 @@ def _has_to_be_tried(config: ExperimentConfig) -> bool:
     """Whether only a model that computes can tell if it does what the config asks for."""
     training = config.training
     return (
-        config.model.architecture.startswith(FAMILY)
+        not is_as_published(config)
         or config.data.document_mask
         or training.chunked_loss == "on"
         or training.gradient_checkpointing
