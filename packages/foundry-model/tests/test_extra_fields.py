@@ -59,7 +59,7 @@ def test_a_family_is_as_published_unless_extra_changes_it(extra_config):
     ],
 )
 def test_what_cannot_be_built_is_refused_on_the_meta_device_too(extra_config, name, extra, told):
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=f"{told}.*; model.extra sets {next(iter(extra))}"):
         create_model(extra_config(name, extra), device="meta")
 
 
@@ -74,8 +74,43 @@ def test_what_cannot_be_built_is_refused_on_the_meta_device_too(extra_config, na
     ],
 )
 def test_what_only_a_run_over_tokens_tells_is_refused_before_the_model_trains(extra_config, name, extra, told):
-    with pytest.raises(ConfigError, match=f"model.architecture: {told}"):
+    with pytest.raises(ConfigError, match=f"model.architecture: {told}.*; model.extra sets {next(iter(extra))}"):
         create_model(extra_config(name, extra))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rope", "told"),
+    [
+        (
+            "llama",
+            {"fator": 2},
+            "fator: rotary positions of type 'default' do not read it. Did you mean 'factor'. They",
+        ),
+        ("llama", {"factor": 2}, "factor: rotary positions of type 'default' do not read it. They read: .*rope_theta"),
+        ("llama", {"type": "linear", "factor": 2.0, "beta_fast": 1}, "beta_fast: rotary positions of type 'linear'"),
+        ("gemma3", {"full_attention": {"fator": 2}}, "full_attention.fator: .*Did you mean 'factor'"),
+    ],
+)
+def test_a_rotary_setting_that_nothing_reads_is_refused(extra_config, name, rope, told):
+    with pytest.raises(ConfigError, match=rf"^model\.extra\.rope_parameters\.{told}"):
+        create_model(extra_config(name, {"rope_parameters": rope}), device="meta")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "factor": 2.0},
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16, "beta_fast": 32, "truncate": True},
+        {"partial_rotary_factor": 0.5},
+    ],
+)
+def test_rotary_settings_that_are_read_are_accepted(extra_config, rope):
+    made = create_model(extra_config("llama", {"rope_parameters": rope}), device="meta").config.rope_parameters
+
+    assert {name: made[name] for name in rope} == rope
 
 
 @pytest.mark.slow

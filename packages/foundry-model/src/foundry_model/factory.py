@@ -7,6 +7,8 @@ every device.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from foundry_model.attention import best_attention, resolve_attention
 from foundry_model.blueprints import Blueprint, ModelRequest, SpecialIds
 from foundry_model.common_fields import by_model_type, warn_of_own_activation
 from foundry_model.context import note_context
-from foundry_model.hf_families import family_config, model_class, open_values
+from foundry_model.hf_families import family_config, model_class, open_values, told_extra
 from foundry_model.honoured import check_causal, check_tying
 from foundry_model.initialization import INITS
 from foundry_model.model_request import is_as_published, model_request
@@ -69,7 +71,8 @@ def create_model(
             _check_gate(config)
     if not (is_as_published(config) or next(model.parameters()).is_meta):
         request = model_request(config, vocab_size=vocab_size, special_ids=special_ids)
-        left = check_causal(model, name, vocab_size=request.vocab_size, length=request.positions)
+        with _naming_extra(config):
+            left = check_causal(model, name, vocab_size=request.vocab_size, length=request.positions)
         model.foundry_out_of_reach = left
         if model.foundry_out_of_reach:
             logger.warning("%s", _told_out_of_reach(model, name))
@@ -122,9 +125,13 @@ def assemble_model(
         return _adopt(plan, device)
     cls = model_class(plan)
     if device is not None and torch.device(device).type == "meta":
-        return check_tying(_shape_only(plan, cls), wanted=config.model.tie_embeddings)
+        with _naming_extra(config):
+            shaped = _shape_only(plan, cls)
+        return check_tying(shaped, wanted=config.model.tie_embeddings)
     attention = resolve_attention(config, device, model_class=cls)
-    model = check_tying(build(plan, attention), wanted=config.model.tie_embeddings)
+    with _naming_extra(config):
+        built = build(plan, attention)
+    model = check_tying(built, wanted=config.model.tie_embeddings)
     INITS[config.model.init](model)
     model.foundry_attention = attention
     model.train()
@@ -179,6 +186,14 @@ def with_layers(config: ExperimentConfig, layers: int) -> ExperimentConfig:
         if name not in _PER_LAYER and not (is_list(value) and len(value) == per_layer)
     }
     return replace(config, model=replace(config.model, layers=layers, extra=extra))
+
+
+@contextmanager
+def _naming_extra(config: ExperimentConfig) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{error}{told_extra(config.model.extra)}") from error.__cause__
 
 
 def _shape_only(plan: Any, cls: Any) -> Any:

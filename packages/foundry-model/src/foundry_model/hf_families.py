@@ -13,7 +13,7 @@ from foundry_config.errors import ConfigError
 from foundry_config.lookup import did_you_mean
 from foundry_model.blueprints import Blueprint
 from foundry_model.impossible import impossible_values
-from foundry_model.rope import merged_rope
+from foundry_model.rope import merged_rope, unread_settings
 
 
 def config_class(model_type: str) -> Any:
@@ -49,9 +49,9 @@ def family_config(blueprint: Blueprint, extra: Mapping[str, Any]) -> Any:
     """Build the family's own config from a blueprint and `model.extra`.
 
     Raises:
-        ConfigError: `extra` has an unknown key, or one that something else already decides; or the family refuses a
-            value (a hidden size that the heads do not divide, a wrong type), or changes it; a value that no family
-            can have.
+        ConfigError: `extra` has an unknown key, one that something else already decides, or a rotary setting that has
+            no effect; or the family refuses a value (a hidden size that the heads do not divide, a wrong type); or no
+            family can have it.
     """
     cls = config_class(blueprint.model_type)
     settings = dict(blueprint.published)
@@ -62,9 +62,21 @@ def family_config(blueprint: Blueprint, extra: Mapping[str, Any]) -> Any:
         else:
             settings[name] = value
     settings |= blueprint.fields
-    if problems := impossible_values(settings):
-        raise ConfigError(f"model: {blueprint.model_type!r} cannot have {', '.join(problems)}")
-    return _construct(cls, blueprint.model_type, settings)
+    try:
+        if problems := impossible_values(settings):
+            raise ConfigError(f"model: {blueprint.model_type!r} cannot have {', '.join(problems)}")
+        config = _construct(cls, blueprint.model_type, settings)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{told_extra(extra)}") from error.__cause__
+    given = extra.get("rope_parameters", extra.get("rope_scaling"))
+    if given and (problems := list(unread_settings(config, given))):
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def told_extra(extra: Mapping[str, Any]) -> str:
+    """Name the fields of `model.extra`, which are the first to look at where a family cannot be built or run."""
+    return f"; model.extra sets {', '.join(extra)}" if extra else ""
 
 
 def known_fields(cls: Any) -> set[str]:

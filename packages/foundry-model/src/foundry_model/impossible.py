@@ -18,8 +18,9 @@ def impossible_values(settings: Mapping[str, Any]) -> list[str]:
     for common, span in _POSSIBLE.items():
         for name in FIELD_NAMES[common] + (SILENT_DROPOUT if common == "dropout" else ()):
             value = settings.get(name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if is_number and not span.low <= value <= span.high:  # NaN is nowhere
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if not span.low <= value <= span.high:  # NaN is nowhere
                 found.append(f"{name} {value!r} (possible is {span.words})")
     return found
 

@@ -6,10 +6,11 @@
 Families with several kinds of layers keep one set for each kind: {full_attention: {...}, sliding_attention: {...}}.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from foundry_config.errors import ConfigError
+from foundry_config.lookup import did_you_mean
 
 
 def default_rope(cls: Any, theta: float) -> dict[str, Any]:
@@ -48,6 +49,64 @@ def merged_rope(base: Mapping[str, Any], given: Any, *, family: str) -> Any:
             f"model.extra.rope_parameters: {family} has one set for each kind of layer; give {' and '.join(kinds)}"
         )
     return {kind: {**base[kind], **_modern(given.get(kind, {}))} for kind in kinds}
+
+
+def unread_settings(config: Any, given: Any) -> Iterator[str]:
+    """Say which of the rotary settings that `extra` gives have no effect, because their type does not read them.
+
+    transformers holds for each type what it reads, and only logs what is odd.
+
+    Args:
+        config: The family's config, made with `given`.
+        given: What `extra.rope_parameters` holds.
+    """
+    from transformers.modeling_rope_utils import RopeParameters  # transformers is loaded by then
+
+    nested = isinstance(given, Mapping) and all(isinstance(kept, Mapping) for kept in given.values())
+    sets = given.items() if nested else [("", given)]
+    for kind, kept in sets:
+        merged = config.rope_parameters[kind] if kind else config.rope_parameters
+        read = _read_settings(config, merged)
+        for name in kept if read else ():
+            if name not in read:
+                hint = (
+                    "" if name in RopeParameters.__annotations__ else did_you_mean(name, RopeParameters.__annotations__)
+                )
+                yield (
+                    f"model.extra.rope_parameters.{kind}{'.' if kind else ''}{name}: rotary positions of type"
+                    f" {merged['rope_type']!r} do not read it.{hint} They read: {', '.join(sorted(read - {'type'}))}"
+                )
+
+
+def _read_settings(config: Any, rope: Mapping[str, Any]) -> set[str]:
+    """What the type of some rotary settings reads, as transformers lists it; nothing where it does not."""
+    check = getattr(type(config), f"_validate_{rope['rope_type']}_rope_parameters", None)
+    listener = _Listener()
+    try:
+        if check is not None:
+            check(listener, dict(rope), ignore_keys=getattr(config, "ignore_keys_at_rope_validation", None))
+    except _Heard as heard:
+        return {*heard.args[0], "type"}
+    return set()
+
+
+class _Heard(Exception):
+    """Carries the names that a check of transformers expects."""
+
+
+class _Listener:
+    """Stands in for a config whose rotary settings are checked, and hears which names they may have."""
+
+    def _check_received_keys(
+        self,
+        rope_type: str,  # noqa: ARG002 (the signature is that of transformers)
+        received_keys: set[str],  # noqa: ARG002
+        required_keys: set[str],
+        optional_keys: set[str] | None = None,
+        ignore_keys: set[str] | None = None,
+    ) -> None:
+        # the share of a head that is rotated is read by all types, and listed by none
+        raise _Heard({*required_keys, *(optional_keys or ()), *(ignore_keys or ()), "partial_rotary_factor"})
 
 
 def _based(published: Mapping[str, Any], theta: float) -> dict[str, Any]:
