@@ -2,11 +2,12 @@
 
 import json
 import logging
+import os
 import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from foundry_config import CheckpointError, ConfigError
 from foundry_model import config_files, create_model, load_pretrained, model_state
@@ -81,6 +82,24 @@ def test_a_config_that_is_no_config_is_refused(folder, content, reason):
 def test_a_device_that_is_not_there_is_refused_before_a_file_is_read(tmp_path):
     with pytest.raises(ConfigError, match=r"^device: 'foo' cannot be used"):
         load_pretrained(tmp_path / "nothing", device="foo")
+
+
+@pytest.mark.parametrize("value", ["[1]", "null", "3"])
+def test_an_infinity_that_is_none_is_refused(folder, value):
+    (folder / "config.json").write_text(f'{{"model_type": "llama", "x": {{"__float__": {value}}}}}')
+
+    with pytest.raises(CheckpointError, match=r"config.json: not valid JSON: __float__ is"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "one.safetensors"])
+def test_a_pipe_in_the_folder_is_refused_instead_of_waited_for(folder, name):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+
+    with pytest.raises(CheckpointError, match=f"{name}: not a plain file"):
+        load_pretrained(folder)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path, folder):
@@ -172,18 +191,136 @@ def test_shards_bare_trunks_and_old_buffers_open_too(saved):
 
 
 @pytest.mark.slow
-def test_half_precision_weights_keep_their_type(saved):
-    model, folder = saved("gpt2")
-    save_file({n: t.bfloat16() for n, t in model_state(model).items()}, folder / "model.safetensors")
+@pytest.mark.parametrize("name", ["gpt2", "llama", "hf:gptj"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_keep_their_type_and_compute_as_transformers_does(saved, name, dtype):
+    from transformers import AutoModelForCausalLM
 
-    assert {p.dtype for p in load_pretrained(folder).parameters()} == {torch.bfloat16}
+    model, folder = saved(name)
+    state = {n: t.to(dtype) for n, t in model_state(model).items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    ids = torch.arange(32)[None]
+
+    opened = load_pretrained(folder)
+
+    assert {p.dtype for p in opened.parameters()} == {dtype}
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()(ids, use_cache=False).logits
+    assert torch.equal(opened(ids, use_cache=False).logits, expected)
+
+
+def _add(folder, **tensors):
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {name.replace("__", "."): t for name, t in tensors.items()}, folder / "model.safetensors")
+    return state
+
+
+@pytest.mark.slow
+def test_a_head_that_is_tied_may_be_in_the_file_as_the_equal_of_its_embedding(saved):
+    model, folder = saved()
+    _add(folder, lm_head__weight=model.get_input_embeddings().weight.detach().clone())
+
+    assert torch.equal(load_pretrained(folder).lm_head.weight, model.lm_head.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        (torch.zeros(1000, 64), "holds other numbers; if that is meant, set tie_word_embeddings to false"),
+        (torch.zeros(7, 3), r"is float32 \[7, 3\], and that is float32 \[1000, 64\]"),
+        (torch.zeros(1000, 64, dtype=torch.int64), r"is int64 \[1000, 64\], and that is float32"),
+    ],
+)
+def test_a_head_that_is_tied_and_differs_is_refused_instead_of_left_out(saved, head, told):
+    _, folder = saved()
+    _add(folder, lm_head__weight=head)
+
+    with pytest.raises(CheckpointError, match=rf"lm_head.weight is tied to model.embed_tokens.weight .*, but {told}"):
+        load_pretrained(folder)
+
+
+@pytest.mark.slow
+def test_two_names_for_one_tensor_are_both_named(saved):
+    _, folder = saved("gpt2")
+    _add(folder, wte__weight=torch.zeros(1000, 64))
+
+    with pytest.raises(CheckpointError, match=r"transformer.wte.weight and wte.weight both stand for transformer.wte"):
+        load_pretrained(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.float64, "float64"), (torch.int8, "int8")])
+def test_weights_of_a_type_that_would_not_be_kept_are_refused_with_advice(saved, dtype, kind):
+    model, folder = saved()
+    save_file({n: t.to(dtype) for n, t in model_state(model).items()}, folder / "model.safetensors")
+
+    with pytest.raises(CheckpointError, match=f"is {kind}; models are float32, .* so save it as one of these"):
+        load_pretrained(folder)
+
+
+DAMAGED = {
+    "heads": ("llama", {"num_attention_heads": 0}, "config.json: .*cannot have num_attention_heads 0"),
+    "negative heads": ("gpt2", {"n_head": -1}, "config.json: .*cannot have n_head -1"),
+    "width": ("llama", {"hidden_size": -32}, "config.json: .*cannot have hidden_size -32"),
+    "head width": ("llama", {"head_dim": -1}, "config.json: .*cannot have head_dim -1"),
+    "vocabulary": ("llama", {"vocab_size": -1}, "config.json: .*cannot have vocab_size -1"),
+    "inner width": ("gpt2", {"n_inner": 2**62}, "config.json sets n_inner to 4611686018427387904, and the files hold"),
+    "large width": ("gpt2", {"n_embd": 2**31}, "config.json sets n_embd to 2147483648"),
+    "standard deviation": ("gpt2", {"initializer_range": -0.5}, "cannot have initializer_range -0.5"),
+    "no number": ("opt", {"init_std": float("nan")}, "cannot have init_std nan"),
+    "dropout": ("opt", {"dropout": 3}, "cannot have dropout 3"),
+    "no dropout": ("gpt2", {"embd_pdrop": float("nan")}, "cannot have embd_pdrop nan"),
+    "padding": ("llama", {"pad_token_id": 10**6}, "config.json: .*AssertionError: Padding_idx must be within"),
+    "padding far out": ("gpt2", {"pad_token_id": 10**30}, "config.json sets pad_token_id to 10000000"),
+    "no window": ("gemma3", {"sliding_window": None}, "'gemma3_text' does not run on 16 token ids .*config.json"),
+    "a root": ("gemma3", {"query_pre_attn_scalar": -1}, "'gemma3_text' does not run on 16 token ids .*config.json"),
+    "positions": ("hf:gptj", {"n_positions": 10**9}, "config.json sets n_positions to 1000000000"),
+    "some positions": ("hf:gptj", {"n_positions": 2**24}, r"bytes of tables that no file holds, .*\[16777216, "),
+    "sines": ("hf:ctrl", {"n_positions": 2**24}, "bytes of tables that no file holds, .*pos_encoding"),
+    "embedded": ("hf:xglm", {"max_position_embeddings": 2**24}, "bytes of tables that no file holds, .*positions"),
+    "a scan": ("mamba2", {"chunk_size": 10**6}, "config.json sets chunk_size to 1000000"),
+    "groups": ("mamba2", {"n_groups": 0}, "config.json"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_config_ends_in_one_error_that_names_it(saved, case):
+    name, settings, told = DAMAGED[case]
+    _, folder = saved(name, activation_function="silu" if name == "mamba2" else "gelu", intermediate_hidden_size=256)
+    _change(folder, **settings)
+
+    with pytest.raises(CheckpointError, match=told):
+        load_pretrained(folder)
+
+
+@pytest.mark.slow
+def test_settings_that_nest_too_deep_for_transformers_are_refused(saved):
+    _, folder = saved()
+    text = (folder / "config.json").read_text().rstrip()[:-1]
+    deep = '{"a":' * 700 + "1" + "}" * 700
+    (folder / "config.json").write_text(f'{text}, "rope_parameters": {deep}}}')
+
+    with pytest.raises(CheckpointError, match=r"config.json: .*recursion"):
+        load_pretrained(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", [131_072, 10_485_760])
+def test_long_rotary_contexts_and_large_bases_are_no_damage(saved, positions):
+    _, folder = saved()
+    _change(folder, max_position_embeddings=positions, rope_theta=3_580_165_449)
+    rope = {"rope_type": "default", "rope_theta": 3_580_165_449}
+    _change(folder, rope_parameters=rope)
+
+    assert load_pretrained(folder).config.max_position_embeddings == positions
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"vocab_size": 10**9}, r"embed_tokens.weight is \[1000, 64\], the model has \[1000000000, 64\]"),
+        ({"vocab_size": 10**6}, r"embed_tokens.weight is \[1000, 64\], the model has \[1000000, 64\]"),
         ({"hidden_size": 128}, "the weights do not fit config.json"),
         ({"num_hidden_layers": 3}, "model.layers.2.self_attn.q_proj.weight is missing"),
         ({"num_hidden_layers": "2"}, "transformers refuses this 'llama'"),

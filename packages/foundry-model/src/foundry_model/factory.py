@@ -159,8 +159,8 @@ def model_plan(
     return family_config(made, config.model.extra)
 
 
-def build(family_settings: Any, attention: str) -> Any:
-    """Build the network of a family's config in fp32, on the device that is PyTorch's default.
+def build(family_settings: Any, attention: str, *, dtype: torch.dtype = torch.float32) -> Any:
+    """Build the network of a family's config, on the device that is PyTorch's default.
 
     Raises:
         ConfigError: The family cannot be built from these values; its config class does not check them all.
@@ -168,7 +168,7 @@ def build(family_settings: Any, attention: str) -> Any:
     from transformers import AutoModelForCausalLM  # costs seconds: only what builds a model pays for it
 
     try:
-        return AutoModelForCausalLM.from_config(family_settings, dtype=torch.float32, attn_implementation=attention)
+        return AutoModelForCausalLM.from_config(family_settings, dtype=dtype, attn_implementation=attention)
     except Exception as error:  # a network is built from values that nothing has checked, and raises what comes of it
         if is_out_of_memory(error):
             raise

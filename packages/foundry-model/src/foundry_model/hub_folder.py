@@ -1,6 +1,6 @@
 """Open a Hugging Face model directory that nobody vouches for.
 
-    folder/config.json                    parsed here; only fields that the family knows reach transformers
+    folder/config.json                    see `hub_config.py`
     folder/model.safetensors              or the shards that model.safetensors.index.json names
       -> a model of shapes only -> names and shapes compared -> memory -> weights
 
@@ -9,7 +9,6 @@ refused by name, and no memory is taken before the files and the config agree.
 """
 
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,24 +18,22 @@ import torch
 
 from foundry_config.errors import CheckpointError, ConfigError
 from foundry_model.attention import best_attention
-from foundry_model.blueprints import Blueprint
 from foundry_model.factory import build
-from foundry_model.hf_families import config_class, family_config, field_name, known_fields, model_class
-from foundry_model.honoured import sees_later_tokens
+from foundry_model.hf_families import model_class
+from foundry_model.honoured import failures_told, sees_later_tokens
+from foundry_model.hub_config import MAX_JSON_BYTES, damaged, family_plan, read_config
 from foundry_model.placing import usable_device
 from foundry_model.pretrained import copy_tensors, describe_mismatch, model_state, read_headers
-from foundry_model.safetensors_header import TensorEntry
+from foundry_model.safetensors_header import TensorEntry, open_plain_file, same_bytes, shown
 
-logger = logging.getLogger(__name__)
-
-MAX_JSON_BYTES = 2**20
+Headers = Mapping[Path, Mapping[str, TensorEntry]]
 
 
 def load_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -> Any:
     """Load a causal language model of transformers from a local folder, in evaluation mode.
 
-    Weights keep the type they are stored in (the first tensor's, where a file mixes several). PyTorch's global random
-    state stays as it is.
+    Weights keep the type they are stored in: float32, bfloat16 or float16 (the first tensor's, where a file mixes
+    several). PyTorch's global random state stays as it is.
 
     Args:
         folder: Holds `config.json` and safetensors, as `save_pretrained` or a checkpoint of ours leaves them.
@@ -47,83 +44,57 @@ def load_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -
         ConfigError: `device` is not there.
     """
     root, place = Path(folder), usable_device(device)
-    settings = _read_config(root)
+    settings = read_config(root)
     found = read_headers(_weight_files(root))
     entries = {name: entry for header in found.values() for name, entry in header.items()}
-    plan = _family_plan(root, settings, tensors=len(entries))
+    plan = family_plan(root, settings, entries)
     attention = best_attention(model_class(plan))
-    try:
-        with torch.device("meta"):
-            shape = build(plan, attention)
-    except ConfigError as error:
-        raise CheckpointError(f"{root}/config.json: {error}") from error
-    names = _match(root, shape, entries)
-    with torch.random.fork_rng(devices=[]):
-        model = build(plan, attention)
-    model.to(dtype=_stored_type(entries))
+    with damaged(f"{root}/config.json"), torch.device("meta"):
+        shape = build(plan, attention)
+    names = _match(root, shape, found)
+    _check_scratch(root, shape, entries)
+    with damaged(f"{root}/config.json"), torch.random.fork_rng(devices=[]):
+        model = _in_type(next((entries[n].dtype for n in names), torch.float32), plan, attention)
     renamed = {path: {names[n]: entry for n, entry in header.items() if n in names} for path, header in found.items()}
     copy_tensors(renamed, model_state(model))
     model.foundry_attention = attention
     model.eval().to(place)
-    try:
-        leaks = sees_later_tokens(model)
-    except ConfigError as error:
-        raise CheckpointError(f"{root}: this {plan.model_type!r} {error}, so there is nothing to use it for") from None
-    if leaks:
-        raise CheckpointError(
-            f"{root}: this {plan.model_type!r} sees later tokens, as an encoder does; its scores as a language model"
-            " would mean nothing"
-        )
+    _check_use(root, model, plan.model_type)
     return model
 
 
-def _read_config(root: Path) -> dict[str, Any]:
-    settings = read_small_json(root / "config.json")
-    problems = list(_dangers(settings))
-    if (root / "adapter_config.json").exists():
-        problems.append("adapter_config.json names another model to load")
-    if not isinstance(settings.get("model_type"), str):
-        problems.append("config.json has no model_type")
-    if problems:
-        raise CheckpointError(f"{root}: refused: {'; '.join(problems)}")
-    return settings
+def _in_type(dtype: torch.dtype, plan: Any, attention: str) -> Any:
+    """Build a model whose weights have a type, and whose tables have the one that its family gives them beside these.
 
-
-def read_small_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of at most 1 MiB.
-
-    Raises:
-        CheckpointError: It is missing, too large, or not a JSON object.
+    The tables are computed in fp32: many a family would make its angles from frequencies in bf16 otherwise.
     """
+    model = build(plan, attention)
+    if dtype == torch.float32:
+        return model
+    with torch.device("meta"):
+        types = {name: buffer.dtype for name, buffer in build(plan, attention, dtype=dtype).named_buffers()}
+    for name, buffer in model.named_buffers():
+        buffer.data = buffer.data.to(types[name])
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model
+
+
+def _check_use(root: Path, model: Any, model_type: str) -> None:
+    """Refuse a model that does not run, or that no score of a language model could come from."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_JSON_BYTES + 1)
-        if len(raw) > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes; a config is not")
-        content = json.loads(raw, object_hook=_special_float)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; is this a model folder?") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return content
-
-
-def _special_float(content: dict[str, Any]) -> Any:
-    """Undo how transformers 5 writes infinity: {"__float__": "Infinity"}."""
-    return float(content["__float__"]) if content.keys() == {"__float__"} else content
-
-
-def _dangers(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """What in a config could make transformers fetch or run something."""
-    for key, value in settings.items():
-        if key in _CODE_FIELDS and value not in (None, False):
-            yield f"config.json sets {prefix}{key}, which names code or a format that runs code"
-        if "attn_implementation" in key and isinstance(value, str) and not value.isidentifier():
-            yield f"config.json sets {prefix}{key} to {value[:80]!r}, which is fetched from a hub"
-        if isinstance(value, dict):
-            yield from _dangers(value, f"{prefix}{key}.")
+        with failures_told(_TRIED):
+            leaks = sees_later_tokens(model, length=_TRIED)
+    except ConfigError as error:
+        hint = "; is config.json the one that it was saved with?" if error.__cause__ else ""
+        reason = f"this {model_type!r} {error}, so there is nothing to use it for{hint}"
+        raise CheckpointError(f"{root}: {reason}") from error.__cause__
+    if leaks:
+        raise CheckpointError(
+            f"{root}: this {model_type!r} sees later tokens, as an encoder does; its scores as a language model would"
+            " mean nothing"
+        )
 
 
 def _weight_files(root: Path) -> list[Path]:
@@ -160,9 +131,11 @@ def read_small_index(index: Path) -> dict[str, str]:
         CheckpointError: It is missing, too large, or not a map of strings.
     """
     try:
-        if index.stat().st_size > 16 * MAX_JSON_BYTES:
+        with open_plain_file(index) as file:
+            raw = file.read(16 * MAX_JSON_BYTES + 1)
+        if len(raw) > 16 * MAX_JSON_BYTES:
             raise CheckpointError(f"{index}: larger than {16 * MAX_JSON_BYTES:,} bytes")
-        weight_map = json.loads(index.read_bytes())["weight_map"]
+        weight_map = json.loads(raw)["weight_map"]
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index}: not an index of shards: {error}") from error
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
@@ -170,53 +143,87 @@ def read_small_index(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _family_plan(root: Path, settings: Mapping[str, Any], *, tensors: int) -> Any:
-    """The config object of transformers, from the fields that it knows; the others are left out with a warning."""
-    model_type = settings["model_type"]
-    for name, value in settings.items():  # before anything is built that has so many parts
-        most = tensors if name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") else 2**16
-        if re.search("layer|expert", name) and isinstance(value, int) and value > most:
-            raise CheckpointError(f"{root}: config.json sets {name} to {value}, and the files hold {tensors} tensors")
-    try:
-        cls = config_class(model_type)
-        known = known_fields(cls) | _ALWAYS_KNOWN
-        fields = {field_name(cls, name): value for name, value in settings.items() if name in known}
-        plan = family_config(Blueprint(model_type, fields), {})
-    except ConfigError as error:
-        raise CheckpointError(f"{root}/config.json: {error}") from error
-    unknown = sorted(settings.keys() - known - _SAYS_NOTHING)
-    unknown = [name for name in unknown if getattr(plan, name, None) != settings[name]]  # derived ones are right
-    if unknown:
-        logger.warning("%s: fields unknown to %r are left out: %s", root, model_type, ", ".join(unknown))
-    return plan
+def _match(root: Path, shape: Any, found: Headers) -> dict[str, str]:
+    """Map the names in the files to those of the model.
 
-
-def _match(root: Path, shape: Any, entries: Mapping[str, TensorEntry]) -> dict[str, str]:
-    """Map the names in the files to those of the model, and check that nothing is missing, odd or of another shape."""
+    Raises:
+        CheckpointError: A tensor is missing, odd, there twice, or of another shape or type; or one that the config ties
+            to another differs from it.
+    """
+    entries = {name: entry for header in found.values() for name, entry in header.items()}
     wanted = model_state(shape)
-    aliases = set(getattr(shape, "all_tied_weights_keys", None) or {})
+    tied = getattr(shape, "all_tied_weights_keys", None) or {}
     prefix = f"{shape.base_model_prefix}."
     ignorable = [re.compile(p) for p in getattr(shape, "_keys_to_ignore_on_load_unexpected", None) or ()]
     ignorable += [re.compile(r"rotary_emb\.inv_freq$"), re.compile(r"\.attn\.(masked_)?bias$")]
     names: dict[str, str] = {}
+    copies: dict[str, str] = {}
     odd: dict[str, TensorEntry] = {}
     for name, entry in entries.items():
         # older files of a bare trunk lack the prefix that the causal-LM class puts before its names
-        target = name if name in wanted else prefix + name
+        target = name if name in wanted or name in tied else prefix + name
         if target in wanted:
             names[name] = target
-        elif name not in aliases and not any(pattern.search(name) for pattern in ignorable):
+        elif target in tied:
+            copies[name] = tied[target]
+        elif not any(pattern.search(name) for pattern in ignorable):
             odd[name] = entry
     seen = {target: entries[name] for name, target in names.items()} | odd
-    not_float = [f"{n} is {e.dtype}, not a float type" for n, e in seen.items() if not e.dtype.is_floating_point]
-    problems = [*describe_mismatch(wanted, seen), *not_float]
+    problems = [*_twice(names), *describe_mismatch(wanted, seen), *_unusable_types(seen)]
+    problems = problems or list(_unequal_copies(found, copies, names))
     if problems:
         raise CheckpointError(_list(root, problems))
     return names
 
 
-def _stored_type(entries: Mapping[str, TensorEntry]) -> torch.dtype:
-    return next((e.dtype for e in entries.values() if e.dtype in _FLOATS), torch.float32)
+def _twice(names: Mapping[str, str]) -> Iterator[str]:
+    """Names in the files that stand for one tensor of the model."""
+    first: dict[str, str] = {}
+    for name, target in names.items():
+        if target in first:
+            yield f"{first[target]} and {name} both stand for {target}; keep the one that holds the weights"
+        first.setdefault(target, name)
+
+
+def _unusable_types(seen: Mapping[str, TensorEntry]) -> Iterator[str]:
+    for name, entry in seen.items():
+        if entry.dtype not in _FLOATS:
+            kind = str(entry.dtype).removeprefix("torch.")
+            yield f"{shown(name)} is {kind}; models are float32, bfloat16 or float16, so save it as one of these"
+
+
+def _unequal_copies(found: Headers, copies: Mapping[str, str], names: Mapping[str, str]) -> Iterator[str]:
+    """Tensors in the files that the config ties to others, so that they have no place, and that are not the same."""
+    places = {name: (path, entry) for path, header in found.items() for name, entry in header.items()}
+    stored = {target: name for name, target in names.items()}
+    for name, target in copies.items():
+        entry, other = places[name][1], places[stored[target]][1]
+        if (entry.shape, entry.dtype) != (other.shape, other.dtype):
+            how = f"is {_described(entry)}, and that is {_described(other)}"
+        elif not same_bytes(places[name], places[stored[target]]):
+            how = "holds other numbers; if that is meant, set tie_word_embeddings to false in config.json"
+        else:
+            continue
+        yield f"{name} is tied to {target} by config.json, but {how}"
+
+
+def _described(entry: TensorEntry) -> str:
+    return f"{str(entry.dtype).removeprefix('torch.')} {list(entry.shape)}"
+
+
+def _check_scratch(root: Path, shape: Any, entries: Mapping[str, TensorEntry]) -> None:
+    """Refuse tables that come from no file and are larger than all that do: of positions, in the older families.
+
+    Raises:
+        CheckpointError: Names the largest.
+    """
+    sizes = {name: buffer.nbytes for name, buffer in shape.named_buffers()}
+    if sum(sizes.values()) > max(_LITTLE, sum(entry.bytes for entry in entries.values())):
+        name = max(sizes, key=lambda each: sizes[each])
+        raise CheckpointError(
+            f"{root}: config.json asks for {sum(sizes.values()):,} bytes of tables that no file holds, the largest"
+            f" {name} {list(shape.get_buffer(name).shape)}; is its number of positions right?"
+        )
 
 
 def _list(root: Path, problems: Sequence[str]) -> str:
@@ -225,47 +232,5 @@ def _list(root: Path, problems: Sequence[str]) -> str:
 
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-_CODE_FIELDS = {
-    "auto_map",
-    "trust_remote_code",
-    "quantization_config",
-    "compression_config",
-    "torchscript",
-    "custom_pipelines",
-    "_attn_implementation_internal",
-    "kernel_config",
-}
-# Special ids, tying and size are the family's own fields too; `extra` may not set them, a finished config must.
-_ALWAYS_KNOWN = {
-    "vocab_size",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "tie_word_embeddings",
-    "rope_local_base_freq",
-    "rotary_pct",
-    "rotary_emb_base",
-    "partial_rotary_factor",
-}
-_SAYS_NOTHING = {
-    "model_type",
-    "architectures",
-    "dtype",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-    "_name_or_path",
-    "name_or_path",
-    "id2label",
-    "label2id",
-    "problem_type",
-    "task_specific_params",
-    "is_encoder_decoder",
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-    "chunk_size_feed_forward",
-    "n_ctx",
-    "attn_implementation",
-    "_attn_implementation",
-}
+_LITTLE = 2**28  # bytes; what anything can spare
+_TRIED = 16  # tokens
