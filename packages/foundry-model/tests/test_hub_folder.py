@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+import tracemalloc
 
 import pytest
 import torch
@@ -82,6 +83,19 @@ def test_a_config_that_is_no_config_is_refused(folder, content, reason):
 def test_a_device_that_is_not_there_is_refused_before_a_file_is_read(tmp_path):
     with pytest.raises(ConfigError, match=r"^device: 'foo' cannot be used"):
         load_pretrained(tmp_path / "nothing", device="foo")
+
+
+def test_a_long_name_with_many_settings_in_it_costs_no_memory(folder):
+    many = {f"a{i}": {} for i in range(4000)} | {"auto_map": {"AutoConfig": "evil.Y"}}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "z" * 100_000: many}))
+
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"config.json sets z{80}\.\.\.\.auto_map,") as error:
+        load_pretrained(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 2**26 and len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize("value", ["[1]", "null", "3"])

@@ -20,7 +20,7 @@ from foundry_config.errors import CheckpointError, ConfigError
 from foundry_model.blueprints import Blueprint
 from foundry_model.field_names import FIELD_NAMES
 from foundry_model.hf_families import config_class, family_config, field_name, known_fields
-from foundry_model.safetensors_header import TensorEntry, open_plain_file
+from foundry_model.safetensors_header import TensorEntry, open_plain_file, shown
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +56,19 @@ def family_plan(root: Path, settings: Mapping[str, Any], entries: Mapping[str, T
         CheckpointError: A value that no model of such files has, or that the family refuses.
     """
     model_type = settings["model_type"]
-    _check_sizes(root, settings, entries, _most_parts)  # before transformers is loaded for nothing
+    # before transformers is loaded for nothing
+    _check_sizes(root, settings, entries, lambda name: _most_parts(name, len(entries)))
     with damaged(f"{root}/config.json"):
         cls = config_class(model_type)
         known = known_fields(cls) | _ALWAYS_KNOWN
         own = {name: value for name, value in settings.items() if name in known}
-        _check_sizes(root, own, entries, _largest_number)
+        numbers = _numbers(entries)
+        _check_sizes(root, own, entries, lambda name: _largest_number(name, numbers))
         plan = family_config(Blueprint(model_type, {field_name(cls, name): own[name] for name in own}), {})
     unknown = sorted(settings.keys() - known - _SAYS_NOTHING)
     unknown = [name for name in unknown if getattr(plan, name, None) != settings[name]]  # derived ones are right
     if unknown:
-        logger.warning("%s: fields unknown to %r are left out: %s", root, model_type, ", ".join(unknown))
+        logger.warning("%s: fields unknown to %r are left out: %s", root, model_type, ", ".join(map(shown, unknown)))
     return plan
 
 
@@ -111,45 +113,47 @@ def _special_float(content: dict[str, Any]) -> Any:
 
 def _dangers(settings: Mapping[str, Any]) -> Iterator[str]:
     """What in a config could make transformers fetch or run something."""
-    for path, value in _walk(settings):
-        key = path.rpartition(".")[2]
-        if key in _CODE_FIELDS and value not in (None, False):
-            yield f"config.json sets {path[:80]}, which names code or a format that runs code"
-        if "attn_implementation" in key and isinstance(value, str) and not value.isidentifier():
-            yield f"config.json sets {path[:80]} to {value[:80]!r}, which is fetched from a hub"
+    for path, name, value in _walk(settings):
+        if name in _CODE_FIELDS and value not in (None, False):
+            yield f"config.json sets {path}, which names code or a format that runs code"
+        if "attn_implementation" in name and isinstance(value, str) and not value.isidentifier():
+            yield f"config.json sets {path} to {value[:80]!r}, which is fetched from a hub"
 
 
-def _walk(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """All settings by their dotted paths, however deep they lie."""
-    waiting = list(settings.items())[::-1]
+def _walk(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """All settings, however deep they lie: the dotted path as a message can show it, the name, the value."""
+    waiting = [("", settings)]
     while waiting:
-        path, value = waiting.pop()
-        yield path, value
-        if isinstance(value, dict):
-            waiting += [(f"{path}.{name}", kept) for name, kept in value.items()][::-1]
+        prefix, inner = waiting.pop()
+        for name, value in inner.items():
+            path = f"{prefix}{shown(name)}"
+            yield path, name, value
+            if isinstance(value, dict):
+                waiting.append((f"{shown(path)}.", value))
 
 
 def _check_sizes(
-    root: Path, settings: Mapping[str, Any], entries: Mapping[str, TensorEntry], most: Callable[[str, int, int], int]
+    root: Path, settings: Mapping[str, Any], entries: Mapping[str, TensorEntry], most: Callable[[str], int]
 ) -> None:
-    tensors, numbers = len(entries), sum(math.prod(entry.shape) for entry in entries.values())
-    for path, value in _walk(settings):
-        if isinstance(value, int) and abs(value) > most(path.rpartition(".")[2], tensors, numbers):
-            raise CheckpointError(
-                f"{root}: config.json sets {path[:80]} to {str(value)[:40]}, and the files hold {tensors:,} tensors"
-                f" with {numbers:,} numbers"
-            )
+    for path, name, value in _walk(settings):
+        if isinstance(value, int) and abs(value) > most(name):
+            held = f"{len(entries):,} tensors with {_numbers(entries):,} numbers"
+            raise CheckpointError(f"{root}: config.json sets {path} to {str(value)[:40]}, and the files hold {held}")
 
 
-def _most_parts(name: str, tensors: int, numbers: int) -> int:  # noqa: ARG001 (as `_largest_number`)
+def _numbers(entries: Mapping[str, TensorEntry]) -> int:
+    return sum(math.prod(entry.shape) for entry in entries.values())
+
+
+def _most_parts(name: str, tensors: int) -> int:
     """How many layers or experts there can be; each takes time to build, even without memory."""
     if name in FIELD_NAMES["layers"]:
         return tensors
     return 2**16 if re.search("layer|expert", name) else sys.maxsize
 
 
-def _largest_number(name: str, tensors: int, numbers: int) -> int:  # noqa: ARG001 (as `_most_parts`)
-    """How large a setting can be: as the files, or as the longest context there is, of 10 million, whatever it is."""
+def _largest_number(name: str, numbers: int) -> int:
+    """How large a setting can be: as all that the files hold, or as the longest context there is, of 10 million."""
     if re.search("theta|base|freq", name):  # what angles are computed from counts nothing
         return sys.maxsize
     if name.endswith("chunk_size") and not name.startswith("attention"):  # a scan fills a piece, even for one token
