@@ -13,6 +13,6 @@ def usable_device(wish: torch.device | str) -> torch.device:
     """
     try:
         return torch.empty(0, device=wish).device
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:  # each backend has its own
+    except (RuntimeError, AssertionError, TypeError) as error:  # each backend of PyTorch has its own way to say no
         reason = str(error).strip().partition("\n")[0][:200]
         raise ConfigError(f"device: {wish!r} cannot be used: {reason}; write 'cpu', 'cuda:0' or 'mps'") from error
