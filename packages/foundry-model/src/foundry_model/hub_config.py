@@ -149,14 +149,15 @@ def _most_parts(name: str, tensors: int) -> int:
     """How many layers or experts there can be; each takes time to build, even without memory."""
     if name in FIELD_NAMES["layers"]:
         return tensors
-    return 2**16 if re.search("layer|expert", name) else sys.maxsize
+    counts = re.search("layer|expert", name) and not re.search("size|dim", name)
+    return 2**16 if counts else sys.maxsize
 
 
 def _largest_number(name: str, numbers: int) -> int:
     """How large a setting can be: as all that the files hold, or as the longest context there is, of 10 million."""
     if re.search("theta|base|freq", name):  # what angles are computed from counts nothing
         return sys.maxsize
-    if name.endswith("chunk_size") and not name.startswith("attention"):  # a scan fills a piece, even for one token
+    if re.fullmatch("(mamba_)?chunk_size", name):  # a scan fills a piece, even for one token
         return 2**12
     return max(2**24, numbers)
 
