@@ -1,4 +1,4 @@
-"""Copy into a run what `dataset_manipulation` did to its text, so that the run tells of it without its prepared data."""
+"""Copy into a run what `dataset_manipulation` did to its text: it then tells of it without its prepared data."""
 
 import logging
 from collections.abc import Sequence
