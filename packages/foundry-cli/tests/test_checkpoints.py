@@ -1,11 +1,12 @@
 """`foundry checkpoints`, and finding what a RUN or MODEL names."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from foundry_cli.targets import find_checkpoint, find_model, find_run
+from foundry_cli.targets import find_checkpoint, find_model, find_run, read_model
 from foundry_config import CheckpointError, ConfigError
 
 
@@ -130,3 +131,76 @@ def test_a_model_of_a_run_is_its_newest_checkpoint_unless_one_is_named(run_folde
 def test_what_is_no_run_is_named(tmp_path, name, kind, words):
     with pytest.raises(kind, match=words):
         find_run(tmp_path / name)
+
+
+def test_a_checkpoint_folder_that_does_not_exist_is_not_taken_for_the_newest_one(run_folder):
+    with pytest.raises(CheckpointError, match=r"step-00000040 does not exist; `foundry checkpoints .* lists what does"):
+        find_model(run_folder / "checkpoints" / "step-00000040", "latest")
+    assert find_model(run_folder / "checkpoints" / "step-00000010", "latest").name == "step-00000010"
+
+
+def read_after_removal(folders):
+    """A reader of a checkpoint that retention removes when it is read first."""
+
+    def read(folder):
+        folders.append(folder.name)
+        if len(folders) == 1:
+            shutil.rmtree(folder)
+        return len((folder / "MANIFEST.json").read_bytes())
+
+    return read
+
+
+def test_a_model_that_is_removed_while_it_is_read_is_the_latest_by_then(run_folder):
+    folders: list[str] = []
+
+    read_model(run_folder, "latest", read_after_removal(folders))
+
+    assert folders == ["step-00000030", "step-00000020"]
+
+
+def test_the_link_to_the_latest_checkpoint_is_looked_at_again(run_folder):
+    link, folders = run_folder / "latest", []
+    for step in (10, 20):
+        (run_folder / f"checkpoints/step-{step:08d}/config.json").write_text("{}")
+    link.symlink_to("checkpoints/step-00000010")
+    read = read_after_removal(folders)
+
+    def read_while_the_run_saves(folder):
+        link.unlink()
+        link.symlink_to("checkpoints/step-00000020")
+        return read(folder)
+
+    read_model(link, "latest", read_while_the_run_saves)
+
+    assert folders == ["step-00000010", "step-00000020"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exported"), [(["latest"], [30, 20]), (["20"], [20]), (["checkpoints/step-00000010"], [10])]
+)
+def test_export_chooses_again_what_is_removed_meanwhile_unless_it_was_named(
+    foundry, run_folder, monkeypatch, arguments, exported
+):
+    (run_folder / "checkpoints/step-00000010/config.json").write_text("{}")
+    folders: list[str] = []
+    read = read_after_removal(folders)
+    monkeypatch.setattr("foundry_train.export.export_checked", lambda folder, to: read(folder))
+    name = arguments[0]
+    named = [run_folder / name] if "/" in name else [run_folder, "--checkpoint", name]
+
+    answer = foundry("export", *named, "--to", "model")
+
+    assert folders == [f"step-{step:08d}" for step in exported]
+    assert answer.code == (0 if name == "latest" else 4)
+    assert name == "latest" or "was removed while it was read" in answer.err
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_model_that_was_named_and_is_removed_while_it_is_read_is_said_to_be_removed(run_folder, named):
+    folder = run_folder / "checkpoints" / "step-00000010"
+    (folder / "config.json").write_text("{}")
+    target, which = (run_folder, "10") if named else (folder, "latest")
+
+    with pytest.raises(CheckpointError, match="step-00000010 was removed while it was read"):
+        read_model(target, which, read_after_removal([]))

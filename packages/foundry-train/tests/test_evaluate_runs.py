@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import msgspec
@@ -10,6 +11,7 @@ import torch
 
 import foundry_train.evaluate_runs
 from foundry_config import CheckpointError, ConfigError, DataError, NonFiniteError
+from foundry_train import checkpoint_list
 from foundry_train.evaluate_runs import evaluate
 from foundry_train.evaluation_suites import Suites
 from foundry_train.evaluation_targets import find_models
@@ -395,3 +397,91 @@ def test_progress_counts_all_units(make_run, tmp_path, loads):
 
     assert told[-1] == ("run step-00000004", 4, 4)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+def removing(monkeypatch, moment, *, times=1):
+    """Let retention remove a checkpoint just before the `times` first calls of a function that reads it."""
+    real, removed = getattr(foundry_train.evaluate_runs, moment), []
+
+    def read(folder, **options):
+        if len(removed) < times:
+            removed.append(folder.name)
+            shutil.rmtree(folder)
+        return real(folder, **options)
+
+    monkeypatch.setattr(foundry_train.evaluate_runs, moment, read)
+    return removed
+
+
+@pytest.mark.parametrize("moment", ["load_tokenizer", "load_pretrained"])
+def test_a_latest_checkpoint_that_is_removed_while_it_is_read_is_chosen_again(
+    make_run, tmp_path, loads, monkeypatch, moment
+):
+    run = make_run(steps=(0, 4, 8))
+    removing(monkeypatch, moment)
+
+    report = evaluate([run], Suites(minimal_pairs=(pair_file(tmp_path),)))
+
+    assert report.failures == []
+    assert [entry.model.manifest.step for entry in report.evaluated] == [4]
+
+
+def test_a_link_to_the_latest_checkpoint_is_chosen_again_too(make_run, tmp_path, loads, monkeypatch):
+    run = make_run(steps=(0, 4, 8))
+    (run / "latest").symlink_to("checkpoints/step-00000008")
+    removing(monkeypatch, "load_pretrained")
+
+    report = evaluate([run / "latest"], Suites(minimal_pairs=(pair_file(tmp_path),)))
+
+    assert [entry.model.manifest.step for entry in report.evaluated] == [4] and report.failures == []
+
+
+def test_a_checkpoint_that_is_always_removed_is_given_up(make_run, tmp_path, loads, monkeypatch):
+    run = make_run(steps=tuple(range(1, 10)))
+    removed = removing(monkeypatch, "load_pretrained", times=99)
+
+    report = evaluate([run], Suites(minimal_pairs=(pair_file(tmp_path),)))
+
+    assert len(removed) == 5 and "step-00000005 was removed while it was read" in str(report.failures[0])
+
+
+@pytest.mark.parametrize("moment", ["load_tokenizer", "load_pretrained"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_checkpoint_that_was_named_and_is_removed_while_it_is_read_is_said_to_be_removed(
+    make_run, tmp_path, loads, monkeypatch, moment, named
+):
+    run = make_run(steps=(0, 4, 8))
+    removing(monkeypatch, moment)
+    target, which = (run, "8, latest") if named else (run / "checkpoints" / "step-00000008", "latest")
+
+    report = evaluate([target], Suites(minimal_pairs=(pair_file(tmp_path),)), checkpoints=which)
+
+    assert report.evaluated == []
+    with pytest.raises(CheckpointError, match="step-00000008 was removed while it was read; a run keeps only"):
+        report.raise_failure()
+
+
+def test_of_all_checkpoints_one_that_is_removed_meanwhile_is_left_out(make_run, tmp_path, loads, monkeypatch, caplog):
+    run = make_run(steps=(0, 4, 8))
+    removing(monkeypatch, "load_tokenizer")
+
+    report = evaluate([run], Suites(minimal_pairs=(pair_file(tmp_path),)), checkpoints="all")
+
+    assert [entry.model.manifest.step for entry in report.evaluated] == [4, 8] and report.failures == []
+    assert "left out:" in caplog.text and "step-00000000 was removed" in caplog.text
+
+
+def test_a_checkpoint_that_goes_while_the_folder_is_listed_is_not_there(make_run, monkeypatch):
+    run = make_run(steps=(4, 8))
+    real = checkpoint_list.read_manifest
+
+    def read(folder):
+        if folder.name == "step-00000004":
+            shutil.rmtree(folder)
+        return real(folder)
+
+    monkeypatch.setattr(checkpoint_list, "read_manifest", read)
+
+    models, failures = find_models(run, "all")
+
+    assert [model.manifest.step for model in models] == [8] and failures == []

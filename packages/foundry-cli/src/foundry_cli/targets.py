@@ -9,7 +9,7 @@ some/model                                   any folder that transformers can op
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from foundry_cli.experiments import CONFIG_SUFFIXES, load_experiment, missing_config
 from foundry_config import CheckpointError, ConfigError
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from foundry_train.checkpoint_list import CheckpointInfo
 
 CHECKPOINTS = "checkpoints"
+LATEST = "latest"
+Result = TypeVar("Result")
 
 
 def find_run(target: Path, *, base_dir: Path | None = None) -> Path:
@@ -44,12 +46,43 @@ def find_model(target: Path, checkpoint: str, *, base_dir: Path | None = None) -
         ConfigError: `target` is a config file that cannot be used, or `checkpoint` names one of what is no run.
     """
     if target.is_dir() and not is_run(target) and (target / "config.json").is_file():
-        if checkpoint != "latest":
+        if checkpoint != LATEST:
             raise ConfigError(
                 f"--checkpoint {checkpoint}: {target} is one model; leave the option out, or name its run"
             )
         return target
-    return find_checkpoint(find_run(target, base_dir=base_dir), checkpoint).path
+    run = find_run(target, base_dir=base_dir)
+    if target.parent.name == CHECKPOINTS and run == target.parent.parent:
+        if target.is_dir():
+            return target  # a model that transformers cannot open: who reads it says why
+        raise CheckpointError(f"{target} does not exist; `foundry checkpoints {shlex.quote(str(run))}` lists what does")
+    return find_checkpoint(run, checkpoint).path
+
+
+def read_model(
+    target: Path, checkpoint: str, read: Callable[[Path], Result], *, base_dir: Path | None = None
+) -> Result:
+    """Return what `read` makes of the model folder that `find_model` finds.
+
+    Where a run that trains removes its latest checkpoint meanwhile, `read` gets the one that is the latest by then.
+
+    Raises:
+        CheckpointError: As `find_model` and `read`; the checkpoint that was named was removed while it was read.
+        ConfigError: As `find_model`.
+    """
+    from foundry_train.latest_link import is_latest_link
+    from foundry_train.vanishing import read_chosen, reading
+
+    def choose() -> Path:
+        found = find_model(target, checkpoint, base_dir=base_dir)
+        return found.resolve() if is_latest_link(found) else found  # the link may point elsewhere in the midst of it
+
+    def read_whole(folder: Path) -> Result:
+        with reading(folder):
+            return read(folder)
+
+    chosen = choose()
+    return read_chosen(chosen, read_whole, again=choose if checkpoint == LATEST and chosen != target else None)
 
 
 def find_checkpoint(run: Path, which: str) -> "CheckpointInfo":
@@ -122,7 +155,7 @@ def is_run(folder: Path) -> bool:
 
 
 def _chooser(which: str) -> "Callable[[CheckpointInfo], bool]":
-    if which == "latest":
+    if which == LATEST:
         return lambda info: info.problem is None
     if which.isdecimal():
         return lambda info: info.step == int(which)

@@ -50,8 +50,13 @@ class CheckpointInfo(NamedTuple):
 
 
 def list_checkpoints(checkpoints: Path) -> list[CheckpointInfo]:
-    """Describe every checkpoint of a folder by its manifest and file sizes, in order of step; damaged ones too."""
-    return [describe(path, step) for step, path in step_folders(checkpoints)]
+    """Describe every checkpoint of a folder by its manifest and file sizes, in order of step; damaged ones too.
+
+    One that a trainer removes meanwhile is left out.
+    """
+    infos = [describe(path, step) for step, path in step_folders(checkpoints)]
+    there = [info for info in infos if info.problem is None or info.path.is_dir()]
+    return there if there or not infos else list_checkpoints(checkpoints)  # newer ones took the place of all
 
 
 def describe(path: Path, step: int) -> CheckpointInfo:

@@ -33,12 +33,14 @@ from foundry_train.evaluation_cache import (
     write_result,
 )
 from foundry_train.evaluation_suites import Suites, Unit, units_of
-from foundry_train.evaluation_targets import EvaluatedModel, find_models
+from foundry_train.evaluation_targets import ALL, EvaluatedModel, find_models
+from foundry_train.vanishing import RemovedCheckpointError, read_chosen, reading
 
 logger = logging.getLogger(__name__)
 
 StartChoice = Literal["auto", "bos", "eos"]
 Progress = Callable[[str, int, int], None]
+Tell = Callable[[EvaluatedModel, int], None]
 
 
 class Evaluated(NamedTuple):
@@ -97,6 +99,24 @@ def evaluate(
     """
     units = units_of(suites)
     place = get_device(device, asked="device")
+    models, failures = _find_all(targets, checkpoints)
+    evaluated: list[Evaluated] = []
+    unfit: set[Path] = set()
+    for number, model in enumerate(models):
+        if model.source in unfit:  # its other checkpoints would fail by the same text
+            continue
+        tell = _teller(progress, number * len(units), len(models) * len(units))
+        try:
+            evaluated += _evaluate_there(model, units, start=start, device=place, results=results, tell=tell)
+        except (CheckpointError, NonFiniteError, DataError) as error:
+            failures.append(error)
+            logger.info("%s", error)
+            if isinstance(error, DataError):
+                unfit.add(model.source)
+    return EvaluationReport(evaluated, failures)
+
+
+def _find_all(targets: Sequence[Path], checkpoints: str) -> tuple[list[EvaluatedModel], list[FoundryError]]:
     models: list[EvaluatedModel] = []
     failures: list[FoundryError] = []
     for target in targets:
@@ -106,29 +126,44 @@ def evaluate(
             chosen, problems = [], [error]
         models += chosen
         failures += problems
-    evaluated: list[Evaluated] = []
-    unfit: set[Path] = set()
-    for number, model in enumerate(models):
-        if model.source in unfit:  # its other checkpoints would fail by the same text
-            continue
-        tell = _teller(progress, model, number * len(units), len(models) * len(units))
-        try:
-            found = _evaluate_model(model, units, start=start, device=place, results=results, tell=tell)
-            write_accuracies(found[0].folder.parent, [entry.result for entry in found])
-            remember_newest([entry.folder for entry in found], [entry.result for entry in found])
-            evaluated += found
-        except (CheckpointError, NonFiniteError, DataError) as error:
-            failures.append(error)
-            logger.info("%s", error)
-            if isinstance(error, DataError):
-                unfit.add(model.source)
-    return EvaluationReport(evaluated, failures)
+    return models, failures
 
 
-def _teller(progress: Progress | None, model: EvaluatedModel, before: int, total: int) -> Callable[[int], None]:
-    return lambda done: (
+def _teller(progress: Progress | None, before: int, total: int) -> Tell:
+    return lambda model, done: (
         progress(f"{model.name} {model.path.resolve().name}", before + done, total) if progress else None
     )
+
+
+def _evaluate_there(
+    model: EvaluatedModel,
+    units: Sequence[Unit],
+    *,
+    start: StartChoice,
+    device: torch.device,
+    results: Path | None,
+    tell: Tell,
+) -> list[Evaluated]:
+    """Evaluate a model and write its results down; if its run removes it meanwhile, the one that we choose now instead.
+
+    Of `all` checkpoints, one that was removed is left out with a warning.
+    """
+
+    def evaluate_chosen(chosen: EvaluatedModel) -> list[Evaluated]:
+        with reading(chosen.path):
+            return _evaluate_model(chosen, units, start=start, device=device, results=results, tell=tell)
+
+    try:
+        again = None if model.wish in (None, ALL) else model.chosen_again
+        found = read_chosen(model, evaluate_chosen, again=again)
+    except RemovedCheckpointError as error:
+        if model.wish != ALL:
+            raise
+        logger.warning("left out: %s", error)
+        return []
+    write_accuracies(found[0].folder.parent, [entry.result for entry in found])
+    remember_newest([entry.folder for entry in found], [entry.result for entry in found])
+    return found
 
 
 def _evaluate_model(
@@ -138,7 +173,7 @@ def _evaluate_model(
     start: StartChoice,
     device: torch.device,
     results: Path | None,
-    tell: Callable[[int], None],
+    tell: Tell,
 ) -> list[Evaluated]:
     tokenizer = load_tokenizer(model.path)
     start_id = start_token(tokenizer, model.start if start == "auto" else start)
@@ -154,7 +189,7 @@ def _evaluate_model(
         for result, folder in zip(found, folders, strict=True)
         if result is not None
     ]
-    tell(len(ready))
+    tell(model, len(ready))
     if len(ready) == len(units):
         return ready
     model.verify()
@@ -166,7 +201,7 @@ def _evaluate_model(
                 continue
             result = _compute(unit, scorer, tokenizer, start_id, facts, keys[index], folders[index])
             fresh[index] = Evaluated(model, result, folders[index], computed=True)
-            tell(len(ready) + len(fresh))
+            tell(model, len(ready) + len(fresh))
     waiting = iter(ready)
     return [fresh[index] if index in fresh else next(waiting) for index in range(len(units))]
 

@@ -19,10 +19,12 @@ from foundry_data import fs
 from foundry_model.scoring_tokenizer import Start, trained_start
 from foundry_train.checkpoint_list import CheckpointInfo, file_problems, list_checkpoints
 from foundry_train.evaluation_cache import FOLDER, CheckpointFacts
+from foundry_train.latest_link import LATEST, is_latest_link
 from foundry_train.manifest import MANIFEST_NAME, Manifest, ManifestError, read_manifest
 from foundry_train.metrics_log import read_metrics
 
 CHECKPOINTS = "checkpoints"
+ALL, BEST = "all", "best"
 
 
 class EvaluatedModel(NamedTuple):
@@ -34,6 +36,8 @@ class EvaluatedModel(NamedTuple):
     run: Path | None
     manifest: Manifest | None
     config: ExperimentConfig | None
+    wish: str | None = None
+    """The word that chose it among the checkpoints of its run: latest, best, all; None where it was named itself."""
 
     @property
     def results(self) -> Path:
@@ -78,8 +82,20 @@ class EvaluatedModel(NamedTuple):
         if problems:
             raise CheckpointError(f"{self.path}: cannot be used, since {problems[0]}")
 
+    def chosen_again(self) -> "EvaluatedModel":
+        """Return what its wish names now.
 
-def find_models(target: Path, which: str = "latest") -> tuple[list[EvaluatedModel], list[FoundryError]]:
+        Raises:
+            CheckpointError: There is no such model any more.
+        """
+        assert self.run is not None and self.wish is not None, "only a checkpoint of a run is chosen by a wish"
+        models, problems = find_models(self.run, self.wish)
+        if not models:
+            raise problems[0]
+        return models[-1]
+
+
+def find_models(target: Path, which: str = LATEST) -> tuple[list[EvaluatedModel], list[FoundryError]]:
     """Return the models that `target` and `which` name, in order of step, and what is wrong with others.
 
     Args:
@@ -94,7 +110,7 @@ def find_models(target: Path, which: str = "latest") -> tuple[list[EvaluatedMode
         return _of_run(target, which)
     if not (target / "config.json").is_file():
         raise CheckpointError(f"{target} {_why_no_model(target)}")
-    if which not in ("latest", "all"):
+    if which not in (LATEST, ALL):
         raise ConfigError(
             f"checkpoints {which!r}: {target} is a single model; name its run to choose among checkpoints"
         )
@@ -120,7 +136,9 @@ def _why_no_model(folder: Path) -> str:
 
 
 def _single(folder: Path) -> EvaluatedModel:
-    real = folder.resolve()  # a run's `latest` is a link to one of its checkpoints
+    wish = LATEST if is_latest_link(folder) else None
+    folder = folder.resolve() if wish else folder  # the link may point elsewhere before all is read
+    real = folder.resolve()
     run = real.parent.parent if real.parent.name == CHECKPOINTS and is_run(real.parent.parent) else None
     if run is not None and folder.parent.name == CHECKPOINTS:
         run = folder.parent.parent
@@ -129,7 +147,7 @@ def _single(folder: Path) -> EvaluatedModel:
     except ManifestError as error:
         raise CheckpointError(f"{folder}: cannot be used, since {error}") from error
     name = (run or folder).resolve().name
-    return EvaluatedModel(folder, name, run, manifest, _config_of(run))
+    return EvaluatedModel(folder, name, run, manifest, _config_of(run), wish)
 
 
 def _of_run(run: Path, which: str) -> tuple[list[EvaluatedModel], list[FoundryError]]:
@@ -140,34 +158,35 @@ def _of_run(run: Path, which: str) -> tuple[list[EvaluatedModel], list[FoundryEr
     name = run.resolve().name
     models: list[EvaluatedModel] = []
     failures: list[FoundryError] = []
-    for info in _chosen(run, found, which):
+    for info, wish in _chosen(run, found, which):
         if info.problem is not None:
             failures.append(CheckpointError(f"{info.path}: cannot be used, since {info.problem}"))
-        elif not (info.path / "config.json").is_file():
+        elif not (info.path / "config.json").is_file() and info.path.is_dir():  # one that is gone says so when read
             failures.append(CheckpointError(f"{info.path} {_why_no_model(info.path)}"))
         else:
-            models.append(EvaluatedModel(info.path, name, run, info.manifest, config))
+            models.append(EvaluatedModel(info.path, name, run, info.manifest, config, wish))
     return models, failures
 
 
-def _chosen(run: Path, found: list[CheckpointInfo], which: str) -> list[CheckpointInfo]:
+def _chosen(run: Path, found: list[CheckpointInfo], which: str) -> list[tuple[CheckpointInfo, str | None]]:
+    """Return the checkpoints in order of step, each with the word that chose it, or None where it was named."""
     sound = [info for info in found if info.problem is None]
-    wanted: list[CheckpointInfo] = []
+    wanted: list[tuple[CheckpointInfo, str | None]] = []
     for part in filter(None, map(str.strip, which.split(","))):
-        if part == "all":
-            wanted += found
-        elif part == "latest":
-            wanted += (sound or found)[-1:]
-        elif part == "best":
-            wanted.append(_best(run, sound))
+        if part == ALL:
+            wanted += [(info, ALL) for info in found]
+        elif part == LATEST:
+            wanted.append(((sound or found)[-1], LATEST))
+        elif part == BEST:
+            wanted.append((_best(run, sound), BEST))
         else:
-            wanted.append(_named(run, found, part))
+            wanted.append((_named(run, found, part), None))
     if not wanted:
         raise ConfigError(
             f"checkpoints {which!r}: write latest, best, all, or steps and labels, with commas between: 500,chck_10M"
         )
-    by_step = {info.step: info for info in wanted}
-    return [by_step[step] for step in sorted(by_step)]
+    wanted.sort(key=lambda choice: (choice[0].step, (ALL, BEST, LATEST, None).index(choice[1])))
+    return list({info.step: (info, wish) for info, wish in wanted}.values())
 
 
 def _named(run: Path, found: list[CheckpointInfo], name: str) -> CheckpointInfo:

@@ -9,10 +9,12 @@ from foundry_data import fs
 
 logger = logging.getLogger(__name__)
 
+LATEST = "latest"
+
 
 def point_latest(run_dir: Path, checkpoint: Path) -> None:
     """Swap the link in one rename; a disk that refuses is a warning."""
-    link, fresh = run_dir / "latest", run_dir / f".latest-{uuid.uuid4().hex[:12]}"
+    link, fresh = run_dir / LATEST, run_dir / f".latest-{uuid.uuid4().hex[:12]}"
     try:
         fs.backend().symlink(str(checkpoint.relative_to(run_dir)), fresh)
         fs.backend().rename(fresh, link)
@@ -20,3 +22,8 @@ def point_latest(run_dir: Path, checkpoint: Path) -> None:
         logger.warning("%s still points to an older checkpoint: %s", link, error.strerror or error)
         with contextlib.suppress(OSError):
             fs.backend().unlink(fresh)
+
+
+def is_latest_link(path: Path) -> bool:
+    """Whether `path` is the link of a run to its newest checkpoint, which points elsewhere after the next save."""
+    return path.name == LATEST and path.is_symlink() and path.resolve().parent == path.parent.resolve() / "checkpoints"

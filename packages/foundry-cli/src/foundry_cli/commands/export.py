@@ -33,7 +33,7 @@ def export(
 
     With --revisions, `from_pretrained(NAME, revision="chck_10M")` reads the labelled checkpoints offline.
     """
-    from foundry_cli.targets import find_checkpoint, find_run
+    from foundry_cli.targets import find_run, read_model
     from foundry_config import ConfigError
 
     folder = find_run(run, base_dir=base_dir)
@@ -46,7 +46,7 @@ def export(
     else:
         from foundry_train.export import export_checked
 
-        export_checked(find_checkpoint(folder, checkpoint).path, to)
+        read_model(run, checkpoint, lambda found: export_checked(found, to), base_dir=base_dir)
         say(f"wrote {to}; ids and logits are those of the checkpoint")
 
 

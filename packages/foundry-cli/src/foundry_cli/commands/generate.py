@@ -1,7 +1,7 @@
 """`foundry generate`: let a model continue prompts."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -47,17 +47,19 @@ def generate(
 ) -> None:
     """Continue prompts with MODEL, written to the terminal as it comes; the same seed gives the same text."""
     from foundry_cli.libraries import load_libraries
-    from foundry_cli.targets import find_model
+    from foundry_cli.targets import find_model, read_model
 
     for text in prompt:
         _check_unicode(text)
     _check_sampling(temperature, top_p)
     prompts = [*prompt, *_read_prompts(prompts_file)] or [""]
-    folder = find_model(model, checkpoint, base_dir=base_dir)
+    find_model(model, checkpoint, base_dir=base_dir)  # what is not there is said before PyTorch is loaded
     load_libraries()
     from foundry_model import generate_text
 
-    network, tokenizer, start_id = _load(folder, device)
+    folder, network, tokenizer, start_id = read_model(
+        model, checkpoint, lambda found: _load(found, device), base_dir=base_dir
+    )
     streams = len(prompts) == 1 and not json
     if streams:
         write(prompts[0])
@@ -84,8 +86,15 @@ def generate(
             say(f"{asked}{text}\n")
 
 
-def _load(folder: Path, device: str) -> tuple[Any, Any, int | None]:
-    """Return the model, its tokenizer, and the token that stood before every document in training."""
+class _Loaded(NamedTuple):
+    folder: Path
+    network: Any
+    tokenizer: Any
+    start_id: int | None
+    """The token that stood before every document in training."""
+
+
+def _load(folder: Path, device: str) -> _Loaded:
     from foundry_data import load_tokenizer
     from foundry_model import load_pretrained
     from foundry_model.scoring_tokenizer import start_token
@@ -96,7 +105,8 @@ def _load(folder: Path, device: str) -> tuple[Any, Any, int | None]:
     found.verify()
     tokenizer = load_tokenizer(folder)
     start_id = None if found.start is None else start_token(tokenizer, found.start)
-    return load_pretrained(folder, device=str(get_device(device, asked="--device"))).eval(), tokenizer, start_id
+    network = load_pretrained(folder, device=str(get_device(device, asked="--device"))).eval()
+    return _Loaded(folder, network, tokenizer, start_id)
 
 
 def _check_sampling(temperature: float, top_p: float | None) -> None:
