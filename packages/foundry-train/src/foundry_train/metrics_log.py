@@ -7,7 +7,7 @@ whole or cut off again. After a crash the file is cut behind the last step of th
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics file, without a torn last line; none if the file does not exist."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [record for line in lines if (record := _parse(line)) is not None]
+    return [record for _, record in read_numbered(path) if record is not None]
+
+
+def read_numbered(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Yield every whole line with its number, counted from 1, as a record; None where it is none.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        yield number, _parse(line)
 
 
 def _bytes_up_to(path: Path, step: int) -> int | None:
@@ -133,6 +142,6 @@ def _step_of(record: Mapping[str, Any]) -> int:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

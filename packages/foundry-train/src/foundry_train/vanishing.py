@@ -37,10 +37,15 @@ def reading(checkpoint: Path) -> Iterator[None]:
     except Exception as error:  # each library has its own error for a file that is not there
         if checkpoint.is_dir():
             raise
-        raise RemovedCheckpointError(
-            f"{checkpoint} was removed while it was read; a run keeps only the newest of its rolling checkpoints "
-            "(training.keep_checkpoints), so choose the latest one or a milestone"
-        ) from error
+        raise removed(checkpoint) from error
+
+
+def removed(checkpoint: Path) -> RemovedCheckpointError:
+    """Return the error about `checkpoint`, for a person who named it."""
+    return RemovedCheckpointError(
+        f"{checkpoint} was removed while it was read; a run keeps only the newest of its rolling checkpoints "
+        "(training.keep_checkpoints), so choose the latest one or a milestone"
+    )
 
 
 def read_chosen(

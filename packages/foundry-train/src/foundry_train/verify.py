@@ -1,6 +1,7 @@
 """Prove that a run, an export, a single checkpoint or a token store is what it claims to be.
 
-    verify_run(run)                    every hash, every digest, the chain of parents, no weights twice, nothing missing
+    verify_run(run)                    every hash, every digest, the chain of parents, no weights twice, none missing,
+                                       config.json and metrics.jsonl as run.json and the manifests have them
     verify_run(run, replay=100)        ... and that training again from a checkpoint reaches the next one, bit for bit
     verify_run(run, against=other)     ... and where two runs part: the first step, checkpoint and tensor that differ
     verify_folder(folder)              one checkpoint, an exported model, a folder of exported revisions, prepared data
@@ -9,12 +10,11 @@ A finding is an error when something is wrong, and a note when something only ca
 """
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foundry_config.errors import CheckpointError, DataError
+from foundry_config.errors import CheckpointError, DataError, ResumeMismatchError
 from foundry_data.store import ChunkStore
 from foundry_data.store_format import MANIFEST as STORE_MANIFEST
 from foundry_model.safetensors_header import read_safetensors_metadata
@@ -24,8 +24,11 @@ from foundry_train.findings import Finding, VerifyReport
 from foundry_train.lineage import read_events
 from foundry_train.manifest import MANIFEST_NAME, WEIGHT_FILES, Manifest
 from foundry_train.run_difference import compare_runs_bitwise, step_records, tensors_of
+from foundry_train.run_record import read_record
 from foundry_train.safetensors_reader import load_new
 from foundry_train.safetensors_writer import weights_digest
+from foundry_train.vanishing import removed
+from foundry_train.verify_records import check_config, check_metrics
 
 Replayer = Callable[[CheckpointInfo, int], str]
 """Trains from a full checkpoint to a step, apart from the run; returns the digest of the weights there."""
@@ -49,9 +52,11 @@ def verify_run(
         CheckpointError: `run` or `against` is not a run directory.
     """
     run = _run_directory(run)
+    known = read_events(run)  # before the listing: a run that trains may save a milestone in between
     infos = list_checkpoints(run / "checkpoints")
     findings = [*_check_all(infos), *_check_chain(infos, read_events(run)), *_check_duplicates(infos, run)]
-    findings += _check_run(run, infos)
+    findings += _check_run(run, infos, known)
+    infos = [info for info in infos if info.path.is_dir()]  # the others were removed by a run that trains
     span = None
     if replay:
         span, outcome = _check_replay(infos, replay, replayer)
@@ -65,7 +70,7 @@ def verify_folder(folder: str | Path) -> VerifyReport:
     """Verify a checkpoint, an exported or downloaded model, a folder of such, a run, or prepared token stores.
 
     Raises:
-        CheckpointError: Nothing in the folder can be verified.
+        CheckpointError: Nothing in the folder can be verified, or a run that trains has removed it meanwhile.
     """
     folder = Path(folder)
     if (folder / "run.json").is_file():
@@ -74,7 +79,10 @@ def verify_folder(folder: str | Path) -> VerifyReport:
         return verify_run(folder.parent)
     if (folder / MANIFEST_NAME).is_file():
         info = _describe_export(folder)
-        return _report([info], list(_check_one(info)), None)
+        findings = list(_check_one(info))
+        if not folder.is_dir():
+            raise removed(folder)
+        return _report([info], findings, None)
     exports = [path for path in sorted(folder.iterdir()) if (path / MANIFEST_NAME).is_file()] if folder.is_dir() else []
     if exports:
         infos = sorted((_describe_export(path) for path in exports), key=lambda info: info.step)
@@ -89,7 +97,22 @@ def _check_all(infos: Sequence[CheckpointInfo]) -> Iterator[Finding]:
         yield from _check_one(info)
 
 
-def _check_one(info: CheckpointInfo) -> Iterator[Finding]:
+def _check_one(info: CheckpointInfo) -> Sequence[Finding]:
+    """What is wrong with a checkpoint; that is nothing where retention has removed it, whole, meanwhile."""
+    try:
+        findings = list(_check_files(info))
+        gone = bool(findings) and not info.path.is_dir()
+    except FileNotFoundError:
+        findings, gone = [], not info.path.is_dir()
+        if not gone:
+            raise
+    if not gone:
+        return findings
+    what = "a milestone, which no run removes, was removed" if info.milestone else "was removed by the run"
+    return [Finding(info.milestone, info.path.name, f"{what} while it was verified")]
+
+
+def _check_files(info: CheckpointInfo) -> Iterator[Finding]:
     """Manifest, sizes, hashes, the digest of the weights, and files that do not belong there."""
     if info.manifest is None or info.problem is not None:
         yield Finding(True, info.path.name, str(info.problem))
@@ -161,18 +184,27 @@ def _idle_between(run: Path, start: int, end: int) -> bool:
     return len(steps) == end - start and all(r.get("skipped") or r.get("lr") == 0 for r in steps)
 
 
-def _check_run(run: Path, infos: Sequence[CheckpointInfo]) -> Iterator[Finding]:
-    """All checkpoints are of this run, and every milestone that was saved is still there."""
+def _check_run(run: Path, infos: Sequence[CheckpointInfo], known: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """All checkpoints are of this run, every milestone that was saved is still there, config and metrics fit them.
+
+    Args:
+        run: The run directory.
+        infos: Its checkpoints.
+        known: Events of the lineage, read before the checkpoints were listed.
+    """
     try:
-        run_id = json.loads((run / "run.json").read_bytes())["run_id"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_record(run / "run.json")
+    except ResumeMismatchError:
         yield Finding(True, "run.json", "is missing or damaged")
         return
+    if infos or any(event.get("event") == "start" for event in known):
+        yield from check_config(run, record)
+        yield from check_metrics(run, infos)
     for info in infos:
-        if info.manifest is not None and info.manifest.run_id != run_id:
-            yield Finding(True, info.path.name, f"belongs to the run {info.manifest.run_id}, this is {run_id}")
+        if info.manifest is not None and info.manifest.run_id != record.run_id:
+            yield Finding(True, info.path.name, f"belongs to the run {info.manifest.run_id}, this is {record.run_id}")
     here = {info.step for info in infos}
-    saved = {int(e["step"]) for e in read_events(run) if e.get("event") == "save" and e.get("milestone")}
+    saved = {int(e["step"]) for e in known if e.get("event") == "save" and e.get("milestone")}
     for step in sorted(saved - here):
         yield Finding(True, f"step-{step:08d}", "was saved as a milestone and is gone")
     shelf = run / "checkpoints" / QUARANTINE

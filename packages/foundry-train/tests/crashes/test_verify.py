@@ -2,16 +2,24 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import foundry_train.verify
 from foundry_config.errors import CheckpointError
-from foundry_train.manifest import MANIFEST_NAME, ParentLink, read_manifest, seal
+from foundry_config.spoken_numbers import speakable
+from foundry_train.checkpoint_list import CheckpointInfo, list_checkpoints
+from foundry_train.lineage import append_event
+from foundry_train.manifest import MANIFEST_NAME, Manifest, ParentLink, WeightsSummary, read_manifest, seal
 from foundry_train.verify import VerifyReport, verify_folder, verify_run
+from foundry_train.verify_records import check_metrics
 
 
 @pytest.fixture(scope="module")
@@ -265,3 +273,149 @@ def test_what_is_no_run_and_no_checkpoint_is_refused(tmp_path: Path) -> None:
         verify_run(tmp_path)
     with pytest.raises(CheckpointError, match="nothing to verify"):
         verify_folder(tmp_path / "missing")
+
+
+def removing(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let retention remove a checkpoint when its files are about to be hashed."""
+    real = foundry_train.verify.file_problems
+
+    def problems(path: Path, manifest: Any) -> list[str]:
+        if path == folder:
+            shutil.rmtree(path)
+        return real(path, manifest)
+
+    monkeypatch.setattr(foundry_train.verify, "file_problems", problems)
+
+
+def test_a_checkpoint_that_retention_removes_meanwhile_is_a_note(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removing(monkeypatch, checkpoint(run, 3))
+
+    report = verify_run(run)
+
+    assert report.ok and report.checkpoints == 2
+    assert [str(finding) for finding in report.findings] == [
+        "note: step-00000003: was removed by the run while it was verified"
+    ]
+
+
+def test_a_milestone_that_is_removed_meanwhile_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reseal(checkpoint(run, 2), milestone=True)
+    removing(monkeypatch, checkpoint(run, 2))
+
+    assert errors(verify_run(run)) == [
+        "error: step-00000002: a milestone, which no run removes, was removed while it was verified"
+    ]
+
+
+def test_a_single_checkpoint_that_is_removed_meanwhile_is_said_to_be(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing(monkeypatch, checkpoint(run, 3))
+
+    with pytest.raises(CheckpointError, match="step-00000003 was removed while it was read"):
+        verify_folder(checkpoint(run, 3))
+
+
+def test_a_milestone_that_is_saved_after_the_listing_is_not_missed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed_before_a_save(checkpoints: Path) -> Any:
+        found = list_checkpoints(checkpoints)
+        append_event(run, {"event": "save", "step": 9, "milestone": True, "manifest": "sha256:9"})
+        return found
+
+    monkeypatch.setattr(foundry_train.verify, "list_checkpoints", listed_before_a_save)
+
+    assert verify_run(run).ok
+
+
+def config_with(run: Path, **training: Any) -> None:
+    config = json.loads((run / "config.json").read_bytes())
+    config["training"] |= training
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def test_a_config_that_is_not_the_one_of_the_run_is_found(run: Path) -> None:
+    config_with(run, keep_checkpoints=9)
+    assert verify_run(run).ok  # free to change from start to start
+
+    config_with(run, learning_rate=0.5)
+    assert any("config.json: is not the one that run.json was made with" in line for line in errors(verify_run(run)))
+    (run / "config.json").write_text('{"experiment_name": 1}')
+    assert any("config.json: cannot be read back: " in line for line in errors(verify_run(run)))
+    (run / "config.json").write_text("[")
+    assert any("config.json: cannot be read back: " in line for line in errors(verify_run(run)))
+    (run / "config.json").unlink()
+    assert any("config.json: is missing; run.json was made with" in line for line in errors(verify_run(run)))
+
+
+def test_a_run_that_never_began_need_not_have_a_config(run: Path) -> None:
+    for name in ("config.json", "metrics.jsonl", "lineage.jsonl"):
+        (run / name).unlink()
+    shutil.rmtree(run / "checkpoints")
+
+    assert verify_run(run).ok
+
+
+def test_metrics_that_are_gone_or_no_records_are_found(run: Path) -> None:
+    metrics = run / "metrics.jsonl"
+    with metrics.open("ab") as file:
+        file.write(b'{"kind":"step","st')  # torn by a crash, or just being written
+    assert verify_run(run).ok
+
+    with metrics.open("ab") as file:
+        file.write(b"\n[]\n\xff\n{}\n")
+    assert errors(verify_run(run)) == ["error: metrics.jsonl:5: is no record, and 2 more"]
+    metrics.unlink()
+    assert errors(verify_run(run)) == ["error: metrics.jsonl: is missing"]
+    metrics.mkdir()
+    assert errors(verify_run(run)) == ["error: metrics.jsonl: cannot be read: Is a directory"]
+
+
+def step_record(step: int, loss: Any, **more: Any) -> str:
+    return json.dumps({"kind": "step", "attempt": 1, "step": step, "loss": loss, **more}) + "\n"
+
+
+@given(loss=st.floats(allow_nan=False, allow_infinity=False), other=st.floats())
+def test_a_loss_is_that_of_the_manifest_exactly(loss: float, other: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        info = written_checkpoint(Path(folder), loss=loss)
+        metrics = Path(folder) / "metrics.jsonl"
+
+        metrics.write_text(step_record(4, loss))
+        assert list(check_metrics(Path(folder), [info])) == []
+        metrics.write_text(step_record(4, speakable(other)))
+        assert bool(list(check_metrics(Path(folder), [info]))) == (other != loss)
+
+
+def written_checkpoint(folder: Path, **changes: Any) -> CheckpointInfo:
+    values: dict[str, Any] = {"run_id": "r", "step": 4, "kind": "full", "files": {}}
+    manifest = Manifest(**{**values, "weights": WeightsSummary("", 0, 0), **changes})
+    return CheckpointInfo(folder / "step-00000004", manifest.step, manifest, None)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint_of", "record", "is_error", "message"),
+    [
+        ({"loss": 2.5}, step_record(4, 2.0), True, "its loss is 2.5, metrics.jsonl says 2.0"),
+        ({"loss": 2.5}, step_record(4, "nan"), True, "its loss is 2.5, metrics.jsonl says 'nan'"),
+        ({"loss": 2.5}, step_record(5, 2.5), True, "metrics.jsonl has no record of its step"),
+        ({"loss": 2.5}, step_record(3, 2.5), True, "metrics.jsonl has no record of its step"),
+        ({"loss": 2.5}, step_record(4, 2.0, attempt=2), False, "metrics.jsonl says 2.0, in the later attempt 2"),
+        ({"loss": 2.5, "attempt": 3}, step_record(4, 2.0), True, "its loss is 2.5, metrics.jsonl says 2.0"),
+        ({"loss": 2.5, "kind": "weights"}, step_record(3, 2.0), False, "metrics.jsonl has no record of its step"),
+        ({"loss": 2.5, "kind": "weights"}, step_record(5, 2.0), True, "metrics.jsonl has no record of its step"),
+    ],
+)
+def test_a_checkpoint_that_metrics_contradict_is_found(
+    tmp_path: Path, checkpoint_of: dict[str, Any], record: str, is_error: bool, message: str
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text(record)
+
+    (finding,) = check_metrics(tmp_path, [written_checkpoint(tmp_path, **checkpoint_of)])
+
+    assert (finding.is_error, finding.where) == (is_error, "step-00000004") and finding.message.endswith(message)
+
+
+def test_an_update_that_was_left_out_has_no_loss_to_compare(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(step_record(4, "nan"))
+
+    assert list(check_metrics(tmp_path, [written_checkpoint(tmp_path, loss=None)])) == []
