@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from foundry_cli.commands.preprocess import _parse_shard
 from foundry_cli.corpus_estimate import bytes_per_token, estimate_corpus, sequences_of
 from foundry_cli.experiments import load_experiment
-from foundry_config import ConfigError
+from foundry_config import ConfigError, canonical_json, load_config
 from foundry_train.findings import Finding, VerifyReport
 
 
@@ -327,6 +327,36 @@ def test_verify_against_another_run_does_not_call_a_sound_run_damaged(foundry, p
     assert answer.code == 4
     assert "runs/a is sound, and is not the same as runs/b:\n  step 3: loss differs" in answer.err
     assert "all as they should be" in answer.out and "NOT" not in answer.out
+
+
+def failed_run(name: str) -> Path:
+    """A run that failed before its data were ready."""
+    folder = Path("runs") / name
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text('{"phase":"failed","exit_reason":"DataError: no document is left"}')
+    (folder / "environment.json").write_text("{}")
+    return folder
+
+
+def test_a_report_leaves_out_a_run_that_failed_before_it_began(foundry, project):
+    failed, sound = failed_run("a"), Path("runs/b")
+    sound.mkdir()
+    (sound / "run.json").write_text("{}")
+    (sound / "config.json").write_bytes(canonical_json(load_config(project)))
+
+    answer = foundry("report", failed, sound, "--out", "report.html")
+
+    assert answer.code == 0 and Path("report.html").is_file()
+    assert answer.err == "left out: runs/a has not begun to train: failed, DataError: no document is left\n"
+
+
+def test_without_any_run_that_began_there_is_no_report(foundry):
+    answer = foundry("report", failed_run("a"), failed_run("b"), "--out", "report.html")
+
+    assert answer.code == 2 and not Path("report.html").exists()
+    assert "runs/a has not begun to train: failed" in answer.err and "runs/b has not begun" in answer.err
+    for command in (["compare", "runs/a"], ["verify"], ["export", "--to", "x"], ["generate"]):
+        assert "runs/a has not begun to train: failed, DataError" in foundry(*command, "runs/a").err
 
 
 def test_export_and_report_want_a_place(foundry, run_folder):

@@ -105,6 +105,23 @@ def test_a_choice_that_does_not_exist_says_what_there_is(make_run, tmp_path):
         find_models(make_run("empty", steps=()))
 
 
+def test_a_run_that_failed_before_it_began_says_why_and_the_others_are_evaluated(make_run, tmp_path, loads):
+    failed = tmp_path / "failed"
+    failed.mkdir()
+    (failed / "status.json").write_text('{"phase":"failed","exit_reason":"DataError: every document\\nwas removed"}')
+
+    report = evaluate([failed, make_run(steps=(4,))], Suites(minimal_pairs=(pair_file(tmp_path),)))
+
+    assert [entry.model.name for entry in report.evaluated] == ["run"]
+    with pytest.raises(CheckpointError) as raised:
+        report.raise_failure()
+    assert str(raised.value) == f"{failed} has not begun to train: failed, DataError: every document was removed"
+    for name in ("run.json", "status.json"):
+        (failed / name).write_text("{}")
+        with pytest.raises(CheckpointError, match=r"has not begun to train"):
+            find_models(failed)
+
+
 def test_a_checkpoint_of_a_model_that_a_function_built_says_why_it_cannot_be_used(make_run):
     run = make_run()
     checkpoint = run / "checkpoints" / "step-00000004"

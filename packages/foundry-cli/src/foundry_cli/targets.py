@@ -92,6 +92,7 @@ def find_checkpoint(run: Path, which: str) -> "CheckpointInfo":
         CheckpointError: There is none, or it is damaged.
     """
     from foundry_train.checkpoint_list import list_checkpoints
+    from foundry_train.run_record import why_not_begun
 
     found = list_checkpoints(run / CHECKPOINTS)
     wanted = [info for info in found if _chooser(which)(info)]
@@ -101,7 +102,8 @@ def find_checkpoint(run: Path, which: str) -> "CheckpointInfo":
     if wanted:
         raise CheckpointError(f"{wanted[-1].path}: {wanted[-1].problem}")
     if not found:
-        raise CheckpointError(f"{run} holds no checkpoint; train first, or look at another run")
+        reason = why_not_begun(run) or "holds no checkpoint; train first, or look at another run"
+        raise CheckpointError(f"{run} {reason}")
     names = ", ".join(info.label or str(info.step) for info in found[-8:])
     raise CheckpointError(f"{run} holds no checkpoint {which!r}; it has {'... ' if len(found) > 8 else ''}{names}")
 

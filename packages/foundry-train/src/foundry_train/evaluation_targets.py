@@ -22,6 +22,7 @@ from foundry_train.evaluation_cache import FOLDER, CheckpointFacts
 from foundry_train.latest_link import LATEST, is_latest_link
 from foundry_train.manifest import MANIFEST_NAME, Manifest, ManifestError, read_manifest
 from foundry_train.metrics_log import read_metrics
+from foundry_train.run_record import why_not_begun
 
 CHECKPOINTS = "checkpoints"
 ALL, BEST = "all", "best"
@@ -124,6 +125,8 @@ def is_run(folder: Path) -> bool:
 
 def _why_no_model(folder: Path) -> str:
     """What is wrong with a folder that has no config.json."""
+    if reason := why_not_begun(folder):
+        return reason
     with contextlib.suppress(ManifestError):
         if "config.json" in read_manifest(folder).files:
             return "cannot be used, since config.json is missing"
@@ -153,7 +156,7 @@ def _single(folder: Path) -> EvaluatedModel:
 def _of_run(run: Path, which: str) -> tuple[list[EvaluatedModel], list[FoundryError]]:
     found = list_checkpoints(run / CHECKPOINTS)
     if not found:
-        raise CheckpointError(f"{run} holds no checkpoint yet; train first")
+        raise CheckpointError(f"{run} {why_not_begun(run) or 'holds no checkpoint yet; train first'}")
     config = _config_of(run)
     name = run.resolve().name
     models: list[EvaluatedModel] = []

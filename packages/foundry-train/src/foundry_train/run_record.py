@@ -1,4 +1,4 @@
-"""`run.json`, which says for ever what a run is, and how it is read back."""
+"""`run.json`, which says for ever what a run is, how it is read back, and why there is none yet."""
 
 import json
 from pathlib import Path
@@ -49,3 +49,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
+
+
+def why_not_begun(run: Path) -> str | None:
+    """Say in one line why a run has nothing to show: it failed, or is, before its data were ready; None if it has.
+
+    has not begun to train: failed, DataError: corpus.txt does not exist
+    """
+    begun = (run / "config.json").is_file() or (run / "checkpoints").is_dir()
+    if begun or not (run / "status.json").is_file():
+        return None
+    status = read_json(run / "status.json") or {"phase": "its status.json is damaged"}
+    told = [" ".join(str(status[name]).split()) for name in ("phase", "exit_reason") if status.get(name)]
+    return f"has not begun to train: {', '.join(told)}"

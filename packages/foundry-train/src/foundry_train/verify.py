@@ -24,7 +24,7 @@ from foundry_train.findings import Finding, VerifyReport
 from foundry_train.lineage import read_events
 from foundry_train.manifest import MANIFEST_NAME, WEIGHT_FILES, Manifest
 from foundry_train.run_difference import compare_runs_bitwise, step_records, tensors_of
-from foundry_train.run_record import read_record
+from foundry_train.run_record import read_record, why_not_begun
 from foundry_train.safetensors_reader import load_new
 from foundry_train.safetensors_writer import weights_digest
 from foundry_train.vanishing import removed
@@ -281,5 +281,6 @@ def _report(infos: Sequence[CheckpointInfo], findings: list[Finding], span: tupl
 def _run_directory(path: str | Path) -> Path:
     path = Path(path)
     if not (path / "run.json").is_file() and not (path / "checkpoints").is_dir():
-        raise CheckpointError(f"{path} is not a run directory: it has neither run.json nor checkpoints")
+        reason = why_not_begun(path) or "is not a run directory: it has neither run.json nor checkpoints"
+        raise CheckpointError(f"{path} {reason}")
     return path

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foundry_cli.console import say, say_json, say_table
+from foundry_cli.console import note, say, say_json, say_table
 from foundry_cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, 
 
 
 def report(runs: RunsArgument, out: OutOption = None, png: PngOption = None) -> None:
-    """Write one self-contained HTML file: curves, evaluations, samples, events, config, environment, receipts."""
+    """Write one self-contained HTML file: curves, evaluations, samples, events, config, environment, receipts.
+
+    A run that has not begun to train is left out, with its reason.
+    """
     from foundry_cli.targets import find_run
     from foundry_config import ConfigError
     from foundry_train.report import write_report
@@ -32,9 +35,22 @@ def report(runs: RunsArgument, out: OutOption = None, png: PngOption = None) -> 
     if out is None and len(folders) > 1:
         raise ConfigError(f"a report of {len(folders)} runs needs a name: --out report.html")
     target = out or folders[0] / "report.html"
-    say(f"wrote {write_report(folders, target, png=png)}")
+    say(f"wrote {write_report(_begun(folders), target, png=png)}")
     if png is not None:
         say(f"wrote the plots to {png}")
+
+
+def _begun(runs: list[Path]) -> list[Path]:
+    """Return the runs that have something to show, and say why others are left out."""
+    from foundry_config import ConfigError
+    from foundry_train.run_record import why_not_begun
+
+    reasons = {run: reason for run in runs if (reason := why_not_begun(run))}
+    if len(reasons) == len(runs):
+        raise ConfigError("\n".join(f"{run} {reason}" for run, reason in reasons.items()))
+    for run, reason in reasons.items():
+        note(f"left out: {run} {reason}")
+    return [run for run in runs if run not in reasons]
 
 
 def compare(a: RunArgument, b: RunArgument, json: JsonOption = False) -> None:

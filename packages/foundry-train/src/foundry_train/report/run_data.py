@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from foundry_config.errors import ConfigError
+from foundry_train.run_record import why_not_begun
 
 Record = dict[str, Any]
 
@@ -49,9 +50,11 @@ def read_run(path: Path) -> RunData:
     """Read the run directory `path`.
 
     Raises:
-        ConfigError: There is no run in `path`.
+        ConfigError: There is no run in `path`, or it has not begun to train.
     """
     config_file = path / "config.json"
+    if reason := why_not_begun(path):
+        raise ConfigError(f"{path} {reason}")
     if not config_file.is_file():
         raise ConfigError(
             f"no run in {str(path)!r}: it holds no config.json; give the run directory of `foundry train`"
