@@ -1,7 +1,10 @@
 """The offline Hugging Face cache."""
 
+import shutil
+
 import pytest
 
+import foundry_train.export.revisions
 from foundry_config.errors import CheckpointError, ConfigError
 from foundry_train.export.hub_cache import add_revision, repository_folder
 from foundry_train.export.revisions import export_revisions, revision_names
@@ -73,9 +76,11 @@ def test_a_revision_that_could_leave_the_cache_is_refused(tmp_path, files, revis
         add_revision(tmp_path / "repository", revision, files)
 
 
-def labelled(folder, label, *, step=1):
+def labelled(folder, label, *, step=1, run_id="r"):
     """A checkpoint folder of nothing but a manifest."""
-    manifest = Manifest(run_id="r", step=step, kind="weights", label=label, files={}, weights=WeightsSummary("", 0, 0))
+    manifest = Manifest(
+        run_id=run_id, step=step, kind="weights", label=label, files={}, weights=WeightsSummary("", 0, 0)
+    )
     folder.mkdir()
     (folder / MANIFEST_NAME).write_bytes(seal(manifest)[1])
     return folder
@@ -95,3 +100,41 @@ def test_revisions_are_named_by_label_or_step_and_the_newest_is_main_as_well(tmp
     folders = [labelled(tmp_path / "b", None, step=20), labelled(tmp_path / "a", "chck_1M", step=10)]
 
     assert revision_names(folders) == {"chck_1M": folders[1], "step-00000020": folders[0], "main": folders[0]}
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Exports that are copied and not opened by transformers."""
+    monkeypatch.setattr(foundry_train.export.revisions, "export_checked", shutil.copytree)
+
+
+def test_a_repository_of_another_run_is_refused_by_both_names_and_stays_as_it_is(tmp_path, unchecked):
+    made = [labelled(tmp_path / str(step), f"chck_{step}M", step=step, run_id="one") for step in range(1, 6)]
+    export_revisions(made, tmp_path / "cache", "me/x")
+    before = sorted((tmp_path / "cache").rglob("*"))
+
+    with pytest.raises(
+        ConfigError, match=r"models--me--x holds revisions of the run one: .*chck_4M and 2 more\..* run two "
+    ):
+        export_revisions([labelled(tmp_path / "b", "chck_2M", run_id="two")], tmp_path / "cache", "me/x")
+
+    assert sorted((tmp_path / "cache").rglob("*")) == before
+
+
+def test_a_repository_that_somebody_else_made_is_refused(tmp_path, files, unchecked):
+    add_revision(repository_folder(tmp_path / "cache", "gpt2"), "main", files)
+
+    with pytest.raises(ConfigError, match="holds revisions of no run of ours: main"):
+        export_revisions([labelled(tmp_path / "a", "chck_1M")], tmp_path / "cache", "gpt2")
+
+
+def test_the_same_run_adds_revisions_and_another_one_has_a_repository_of_its_own(tmp_path, unchecked):
+    first, second = labelled(tmp_path / "a", "chck_1M"), labelled(tmp_path / "b", "chck_2M", step=2)
+    cache = tmp_path / "cache"
+    export_revisions([first], cache, "me/x")
+
+    export_revisions([first, second], cache, "me/x")
+    export_revisions([labelled(tmp_path / "c", "chck_1M", run_id="two")], cache, "me/y")
+
+    names = {folder.name: sorted(ref.name for ref in (folder / "refs").iterdir()) for folder in cache.iterdir()}
+    assert names == {"models--me--x": ["chck_1M", "chck_2M", "main"], "models--me--y": ["chck_1M", "main"]}

@@ -31,7 +31,8 @@ def export(
 ) -> None:
     """Write a checkpoint of RUN as a clean Hugging Face folder with a model card, checked before it says done.
 
-    With --revisions, `from_pretrained(NAME, revision="chck_10M")` reads the labelled checkpoints offline.
+    With --revisions, `from_pretrained(NAME, revision="chck_10M")` reads the labelled checkpoints offline. A repository
+    holds the revisions of one run.
     """
     from foundry_cli.targets import find_run, read_model
     from foundry_config import ConfigError

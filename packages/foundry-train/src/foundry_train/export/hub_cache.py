@@ -17,11 +17,12 @@ from pathlib import Path
 
 from foundry_config.errors import ConfigError
 from foundry_data import fs
-from foundry_train.manifest import is_revision
+from foundry_train.manifest import MANIFEST_NAME, ManifestError, is_revision, parse_manifest
 
 Files = Mapping[str, Path]
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 COPY_BYTES = 1 << 20
+SHOWN = 4
 
 
 def repository_folder(cache: Path, repository: str) -> Path:
@@ -59,6 +60,43 @@ def add_revision(folder: Path, revision: str, files: Files) -> Path:
     fs.backend().fsync_directory(snapshot)
     fs.write_atomic(folder / "refs" / revision, commit.encode())
     return snapshot
+
+
+def check_single_run(folder: Path, run_id: str) -> None:
+    """Refuse a repository that holds revisions of anything but the run `run_id`: together they would be of no model.
+
+    What a revision belongs to is told by the manifest in its snapshot.
+
+    Raises:
+        ConfigError: It does; names both runs and the revisions.
+    """
+    others: dict[str, list[str]] = {}
+    refs = folder / "refs"
+    for ref in sorted(path for path in refs.rglob("*") if path.is_file()):  # pull requests lie deeper
+        owner = _run_of(folder / "snapshots" / ref.read_text().strip() / MANIFEST_NAME)
+        if owner != run_id:
+            others.setdefault(f"the run {owner}" if owner else "no run of ours", []).append(
+                ref.relative_to(refs).as_posix()
+            )
+    if others:
+        found = "; ".join(f"of {owner}: {_first_of(names)}" for owner, names in others.items())
+        raise ConfigError(
+            f"{folder} holds revisions {found}. Those of the run {run_id} would mix with them; name another repository "
+            "or cache, or remove that folder"
+        )
+
+
+def _first_of(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _run_of(manifest: Path) -> str | None:
+    """Run of an exported manifest, which is a link to a blob here; None if there is none that can be read."""
+    try:
+        return parse_manifest(manifest.read_bytes()).run_id
+    except (OSError, ManifestError):
+        return None
 
 
 def _add_blob(blobs: Path, path: Path) -> str:

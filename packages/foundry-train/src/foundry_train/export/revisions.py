@@ -11,7 +11,7 @@ from pathlib import Path
 
 from foundry_config.errors import CheckpointError
 from foundry_train.export.check import export_checked
-from foundry_train.export.hub_cache import add_revision, repository_folder
+from foundry_train.export.hub_cache import add_revision, check_single_run, repository_folder
 from foundry_train.export.push import HubApi, push_folders
 from foundry_train.manifest import ManifestError, is_revision, read_manifest
 
@@ -55,11 +55,13 @@ def export_revisions(
 
     Raises:
         CheckpointError: A checkpoint is damaged, or its export does not give the same logits and ids.
-        ConfigError: `repository` or a label cannot be a name on the hub.
+        ConfigError: `repository` or a label cannot be a name on the hub, or it holds revisions of another run.
     """
     folder = repository_folder(cache, repository)
+    named = revision_names(checkpoints)
+    check_single_run(folder, read_manifest(named["main"]).run_id)
     snapshots: dict[str, Path] = {}
-    with _exported(revision_names(checkpoints), progress) as folders:
+    with _exported(named, progress) as folders:
         for name, exported in folders.items():
             snapshots[name] = add_revision(folder, name, {file.name: file for file in exported.iterdir()})
     return snapshots
