@@ -57,6 +57,7 @@ def test_a_dry_run_names_the_same_and_removes_nothing(foundry, run_folder):
     answer = foundry("checkpoints", run_folder, "--prune", "--dry-run", "--keep", 2)
 
     assert answer.out.count("would remove") == 1
+    assert answer.out.splitlines()[-1].startswith("1 checkpoint, ")
     assert len(list((run_folder / "checkpoints").iterdir())) == 4
 
 

@@ -187,6 +187,8 @@ def test_a_wrong_item_hides_no_broken_rule_of_another_list(tiny_yaml):
         ("training.train_steps", "1_000", "; write 1000, without separators"),
         ("training.train_steps", "10,000", "; write 10000, without separators"),
         ("training.learning_rate", "1e-3", "; this is text, leave out the quotes"),
+        ("training.learning_rate", "nan", "got 'nan'; it must be finite, too"),
+        ("training.learning_rate", "-inf", "got '-inf'; it must be finite, too"),
         ("training.precision", "BF16", "Did you mean 'bf16'?"),
         ("training.micro_batch_size", "atuo", "Did you mean 'auto'?"),
         ("training.learning_rate", "fast", "got 'fast'"),

@@ -373,6 +373,29 @@ def test_a_state_is_put_back_only_where_there_was_one(tmp_path, lost):
     assert after["phase"] == "preparing" if lost else after == before
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_the_environment_is_that_of_the_process_that_trained(tmp_path, late):
+    run = tmp_path / "run"
+    environment = run / "environment.json"
+    with RunDirectory.open(run, CONFIG) as directory:
+        directory.write_environment({"command": "first, and refused"})
+    assert "refused" in environment.read_text()  # nothing has trained yet: the last try is what there is to tell
+    made(run)
+
+    with RunDirectory.open(run, CONFIG) as directory:
+        directory.write_environment({"command": "refused"})
+    assert "first" in environment.read_text()
+
+    with RunDirectory.open(run, CONFIG) as directory:
+        directory.bind(data_digest="sha256:d", tokenizer_digest="sha256:t")
+        if not late:
+            directory.write_environment({"command": "went on"})
+        directory.start_attempt(from_step=4)
+        if late:  # the thread that takes the snapshot was slow
+            directory.write_environment({"command": "went on"})
+    assert json.loads(environment.read_bytes()) == {"command": "went on"}
+
+
 def test_threads_that_write_at_once_neither_double_nor_lose_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(fs, "sync_file", lambda path: None)
     log = MetricsLog(tmp_path / "metrics.jsonl")

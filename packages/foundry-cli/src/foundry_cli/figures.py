@@ -1,7 +1,7 @@
 r"""Numbers, sizes, times and foreign text as a person reads them.
 
->>> count(1234567), size(1536 * 1024), duration(3725)
-('1,234,567', '1.5 MiB', '1 h 02 min')
+>>> count(1234567), counted(1, "file"), size(1536 * 1024), duration(3725)
+('1,234,567', '1 file', '1.5 MiB', '1 h 02 min')
 >>> plain("a\x1b[2Jb")
 'a\\x1b[2Jb'
 """
@@ -15,6 +15,11 @@ _SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, 
 def count(number: float) -> str:
     """Group the digits of a whole number: ``12,345``."""
     return f"{number:,.0f}"
+
+
+def counted(number: int, what: str) -> str:
+    """Give a number of things, one or more of them: ``1 checkpoint``, ``1,200 checkpoints``."""
+    return f"{count(number)} {what}{'s' if number != 1 else ''}"
 
 
 def scaled(number: float) -> str:

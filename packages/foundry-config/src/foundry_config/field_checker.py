@@ -5,6 +5,7 @@ an integer: `1e6` is a good way to write a million.
 """
 
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, cast
 
@@ -303,7 +304,9 @@ def _hint(kind: types.Type, value: Any) -> str:
 def _number_hint(value: str) -> str:
     digits = value.replace("_", "").replace(",", "")
     try:
-        float(digits)
+        number = float(digits)
     except ValueError:
         return ""
+    if not math.isfinite(number):
+        return "; it must be finite, too"
     return "; this is text, leave out the quotes" if digits == value else f"; write {digits}, without separators"

@@ -55,6 +55,7 @@ class RunDirectory:
         self._status: dict[str, Any] = read_json(path / "status.json") or {}
         self._found = dict(self._status)
         self._began = False
+        self._environment: Mapping[str, Any] | None = None
 
     @classmethod
     def open(
@@ -181,11 +182,19 @@ class RunDirectory:
         except OSError as error:
             raise storage_error(error, self.path) from error
         self._began = True
+        if self._environment is not None:  # else the thread that takes the snapshot sees that the run has begun
+            self.write_environment(self._environment)
         self.update_status(phase="starting", step=from_step or 0, resume=failed)
         return self.attempt
 
     def write_environment(self, snapshot: Mapping[str, Any]) -> None:
-        """Write environment.json: what a reader of the results two years later wants to know."""
+        """Write environment.json: what a reader of the results two years later wants to know.
+
+        In a run that has trained before, the one that is there stays until this process begins to train.
+        """
+        self._environment = snapshot
+        if self.attempt > 1 and not self._began:
+            return
         text = json.dumps(snapshot, indent=2, sort_keys=True, default=str, ensure_ascii=False)
         data = text.encode("utf-8", "replace")  # an argument that is no UTF-8 holds lone surrogates
         self._write_for_people("environment.json", data + b"\n")

@@ -270,10 +270,12 @@ def status(run):
     return json.loads((run / "status.json").read_bytes())
 
 
-def test_a_refused_request_leaves_the_state_of_a_run_as_it_was(project, tmp_path, stop_at):
+def test_a_refused_request_leaves_the_state_of_a_run_as_it_was(project, tmp_path, stop_at, monkeypatch):
     done = project.train(project.config(tmp_path / "done", save_every_steps=4))
     stopped = project.train(project.config(tmp_path / "stopped"), hooks=[stop_at(3)])
     states = {run: status(run) for run in (done.run_dir, stopped.run_dir)}
+    made = {run: (run / "environment.json").read_bytes() for run in states}
+    monkeypatch.setattr("sys.argv", ["foundry", "refused"])
 
     with pytest.raises(CheckpointError):
         project.train(project.config(done.run_dir), resume="step=5")
@@ -286,6 +288,7 @@ def test_a_refused_request_leaves_the_state_of_a_run_as_it_was(project, tmp_path
 
     assert {run: status(run) for run in states} == states
     assert project.train(project.config(done.run_dir)).already_done
+    assert {run: (run / "environment.json").read_bytes() for run in states} == made
 
 
 def test_of_a_run_that_never_trained_the_last_reason_is_told(project, tmp_path):

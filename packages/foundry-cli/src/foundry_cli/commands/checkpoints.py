@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foundry_cli.console import say, say_json, say_table
-from foundry_cli.figures import count, scaled, size
+from foundry_cli.figures import counted, scaled, size
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, JsonOption, RunArgument
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def checkpoints(
         say_json(rows)
         return
     say_table(COLUMNS, [_cells(row) for row in rows], left=LEFT)
-    say(f"{len(rows)} checkpoints, {size(sum(row['bytes'] for row in rows))} in {folder / CHECKPOINTS}")
+    say(f"{counted(len(rows), 'checkpoint')}, {size(sum(row['bytes'] for row in rows))} in {folder / CHECKPOINTS}")
 
 
 def describe(info: "CheckpointInfo", *, check: bool) -> dict[str, Any]:
@@ -113,4 +113,4 @@ def _prune(run: Path, *, keep: int, dry_run: bool, as_json: bool) -> None:
     for info in gone:
         say(f"{'would remove' if dry_run else 'removed'} {info.path} ({size(info.bytes)})")
     total = size(sum(info.bytes for info in gone))
-    say(f"{count(len(gone))} checkpoints, {total}{' (nothing was removed: --dry-run)' if dry_run else ''}")
+    say(f"{counted(len(gone), 'checkpoint')}, {total}{' (nothing was removed: --dry-run)' if dry_run else ''}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from foundry_cli.console import say, say_json, say_table
-from foundry_cli.figures import count
+from foundry_cli.figures import count, counted
 from foundry_cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ def _show(report: "EvaluationReport", rows: "list[TableRow]", table: Path | None
         whole = f"{table} has them all" if table is not None else "--table results.csv or --json has them all"
         say(f"  ... and {count(len(cells) - LINES_SHOWN)} more; {whole}")
     kept = sum(not item.computed for item in report.evaluated)
-    results = len(report.evaluated)
-    say(f"{count(results)} result{'s' if results != 1 else ''}, {count(kept)} from before")
+    say(f"{counted(len(report.evaluated), 'result')}, {count(kept)} from before")
     for folder in sorted({str(item.folder.parent.parent) for item in report.evaluated}):
         say(f"  {folder}/*")
     if table is not None:

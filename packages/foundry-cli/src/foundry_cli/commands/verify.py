@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foundry_cli.console import say, say_json
-from foundry_cli.figures import count, plain, size
+from foundry_cli.figures import count, counted, plain, size
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, JsonOption
 
 if TYPE_CHECKING:
@@ -81,6 +81,5 @@ def _show(report: "VerifyReport") -> None:
         say(f"trained again from step {count(report.replayed[0])} to step {count(report.replayed[1])}")
     sound = all(item.of_comparison for item in report.findings if item.is_error)
     state = "all as they should be" if sound else "NOT all as they should be"
-    checkpoints = f"{count(report.checkpoints)} checkpoint{'s' if report.checkpoints != 1 else ''}"
-    what = f"{checkpoints}, " if report.checkpoints else ""
-    say(f"{what}{count(report.files)} files, {size(report.bytes)}: {state}")
+    what = f"{counted(report.checkpoints, 'checkpoint')}, " if report.checkpoints else ""
+    say(f"{what}{counted(report.files, 'file')}, {size(report.bytes)}: {state}")
