@@ -8,6 +8,7 @@ import pytest
 
 from foundry_cli.targets import find_checkpoint, find_model, find_run, read_model
 from foundry_config import CheckpointError, ConfigError
+from foundry_train.checkpoint_list import file_problems
 
 
 def test_checkpoints_are_listed_in_order_with_what_a_person_asks_for(foundry, run_folder):
@@ -37,6 +38,19 @@ def test_a_flipped_byte_is_seen_with_check_only(foundry, run_folder):
     assert states[0] == states[1] == states[3] == "sound"
     assert "model.safetensors is damaged" in states[2]
     assert foundry("checkpoints", run_folder).out.count("complete") == 4
+
+
+def test_a_checkpoint_that_retention_removes_while_it_is_hashed_is_not_damaged(foundry, run_folder, monkeypatch):
+    def problems(folder, manifest):
+        if folder.name == "step-00000010":
+            shutil.rmtree(folder)
+        return file_problems(folder, manifest)
+
+    monkeypatch.setattr("foundry_train.checkpoint_list.file_problems", problems)
+
+    rows = json.loads(foundry("checkpoints", run_folder, "--json", "--check").out)
+
+    assert [row["state"] for row in rows] == ["removed meanwhile", "sound", "sound", "sound"]
 
 
 def test_a_missing_file_is_seen_at_once(foundry, run_folder):

@@ -47,7 +47,7 @@ def checkpoints(
 
 
 def describe(info: "CheckpointInfo", *, check: bool) -> dict[str, Any]:
-    """Return one checkpoint as plain data; `state` is `sound`, `complete` (sizes only), or what is wrong."""
+    """Return one checkpoint as plain data; `state` is complete (sizes only), sound, removed meanwhile, or a problem."""
     manifest = info.manifest
     consumed = manifest.consumed if manifest else None
     return {
@@ -72,6 +72,8 @@ def _state(info: "CheckpointInfo", *, check: bool) -> str:
     if not check:
         return "complete"
     problems = file_problems(info.path, info.manifest)
+    if problems and not info.path.is_dir():
+        return "removed meanwhile"
     return "; ".join(problems) if problems else "sound"
 
 
