@@ -107,13 +107,19 @@ def test_a_numeric_change_is_refused_unless_allowed_and_then_recorded(tmp_path: 
     assert event["drift"] == ["threads: 1 -> 2"]
 
 
-def test_a_free_change_is_allowed_and_config_json_follows(tmp_path: Path) -> None:
+def test_a_free_change_is_allowed_and_config_json_follows_once_the_run_goes_on(tmp_path: Path) -> None:
     made(tmp_path / "run")
 
-    with RunDirectory.open(tmp_path / "run", changed(training__keep_checkpoints=5)) as run:
-        run.bind(data_digest="sha256:d", tokenizer_digest="sha256:t")
+    def kept() -> int:
+        return json.loads((tmp_path / "run/config.json").read_text())["training"]["keep_checkpoints"]
 
-    assert json.loads((tmp_path / "run/config.json").read_text())["training"]["keep_checkpoints"] == 5
+    before = kept()
+    with RunDirectory.open(tmp_path / "run", changed(training__keep_checkpoints=before + 3)) as run:
+        run.bind(data_digest="sha256:d", tokenizer_digest="sha256:t")
+        assert kept() == before  # the start may still be refused
+        run.start_attempt(from_step=None)
+
+    assert kept() == before + 3
 
 
 @pytest.mark.parametrize(("field", "what"), [("data_digest", "training data"), ("tokenizer_digest", "tokenizer")])

@@ -118,7 +118,7 @@ class RunDirectory:
         return self._status
 
     def bind(self, *, data_digest: str, tokenizer_digest: str, parent: ParentLink | None = None) -> None:
-        """Fix data and tokenizer of the run, or compare them with those it was made with; then write config.json.
+        """Fix data and tokenizer of a new run and write its config.json, or compare them with those it was made with.
 
         Raises:
             ResumeMismatchError: They are others.
@@ -140,7 +140,7 @@ class RunDirectory:
         try:
             if self.record is None:
                 fs.write_atomic(self.path / "run.json", canonical_bytes(msgspec.to_builtins(record)) + b"\n")
-            _write_if_changed(self.path / "config.json", canonical_json(self.config) + b"\n")
+                self._write_config()
         except OSError as error:
             raise storage_error(error, self.path) from error
         self.record = record
@@ -179,6 +179,7 @@ class RunDirectory:
         }
         try:
             append_event(self.path, event)
+            self._write_config()  # from here on nothing is refused that could have changed it in vain
         except OSError as error:
             raise storage_error(error, self.path) from error
         self._began = True
@@ -362,6 +363,11 @@ class RunDirectory:
             )
         return {"step": from_step, "attempts": attempts + 1}
 
+    def _write_config(self) -> None:
+        path, data = self.path / "config.json", canonical_json(self.config) + b"\n"
+        if not path.exists() or path.read_bytes() != data:
+            fs.write_atomic(path, data)
+
     def _write_for_people(self, name: str, data: bytes) -> None:
         try:
             fs.write_atomic(self.path / name, data)
@@ -381,11 +387,6 @@ def parse_resume(wish: str) -> int | None:
     if name == "step" and number.isdecimal() and len(number) <= DIGITS_OF_A_STEP:
         return int(number)
     raise ConfigError(f"--resume {wish}: expected auto, never, must or step=N")
-
-
-def _write_if_changed(path: Path, data: bytes) -> None:
-    if not path.exists() or path.read_bytes() != data:
-        fs.write_atomic(path, data)
 
 
 def _now() -> str:

@@ -237,8 +237,6 @@ class Trainer:
 
     def _plan(self, session: Session, source: BatchSource) -> TrainingPlan:
         plan = make_plan(source)
-        if session.run is not None:
-            write_plan(session.run, plan)
         self.reporter.stage("plan", f"{describe_plan(plan)}; {describe_batch(self.config, session.world)}")
         return plan
 
@@ -286,7 +284,7 @@ class Trainer:
                 allow_numeric_drift=self.allow_numeric_drift,
             )
         if run is not None:
-            self._note_beginning(run, beginning, built)
+            self._note_beginning(run, plan, beginning, built)
         return beginning
 
     def _fork_source(self) -> CheckpointInfo | None:
@@ -324,7 +322,7 @@ class Trainer:
             steps=plan.total_steps - beginning.state.step,
         )
 
-    def _note_beginning(self, run: RunDirectory, beginning: Beginning, built: Build) -> None:
+    def _note_beginning(self, run: RunDirectory, plan: TrainingPlan, beginning: Beginning, built: Build) -> None:
         manifest = beginning.manifest
         run.start_attempt(
             from_step=beginning.from_step,
@@ -332,6 +330,7 @@ class Trainer:
             fingerprint=built.fingerprint,
             drift=beginning.drift,
         )
+        write_plan(run, plan)
         run.truncate_metrics(-1 if beginning.from_step is None else beginning.from_step)
         if beginning.from_step is not None:
             self.reporter.stage("resume", f"from step {beginning.from_step:,}")

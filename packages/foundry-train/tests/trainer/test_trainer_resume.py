@@ -331,8 +331,11 @@ def test_another_machine_is_refused_by_name_unless_the_drift_is_allowed(project,
     project.train(config, hooks=[stop_at(3)])
     monkeypatch.setattr("foundry_train.environment.cpu_name", lambda: "another processor")
 
+    changed = project.config(tmp_path / "run", changes={"logging": {"log_every_steps": 7}})
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.json", "plan.json")}
     with pytest.raises(ResumeMismatchError, match=r"cpu: .* -> another processor"):
-        project.train(config)
+        project.train(changed)
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
     summary = project.train(config, allow_numeric_drift=True)
 
     assert summary.steps == 12
