@@ -40,7 +40,7 @@ def test_the_other_process_ends_and_the_run_goes_on(make_experiment, tmp_path, f
 
     assert failed.returncode == 1
     assert said in failed.stderr
-    assert "error: another process of this run ended or cannot be reached" in failed.stderr
+    assert "error: another process of this run ended or cannot be reached" in failed.stderr, failed.stderr[-6000:]
     status = json.loads((tmp_path / "runs" / "tiny" / "status.json").read_text())
     assert (status["phase"], status["resumable"]) == ("failed", True)
     assert status["exit_reason"].startswith("WorkerError: another process of this run ended")

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import pytest
 
-from foundry_cli.commands.train import deaf_to_hangup, ending_with_its_code
+from foundry_cli.commands.train import STOP_SIGNALS, deaf_to_hangup, ending_with_its_code
 from foundry_cli.summary import facts, headline, next_commands, program, shown_path
 from foundry_config import CheckpointError
+from foundry_config.errors import WorkerError
 from foundry_train.summary import TrainingSummary
 
 
@@ -98,6 +99,24 @@ def test_a_signal_while_pytorch_is_loaded_ends_at_once_with_its_code(number):
         os._exit(0)
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("error", "told"), [(RuntimeError, True), (ImportError, False), (None, False)])
+def test_a_signal_cuts_no_error_of_a_rank_off(monkeypatch, error, told):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        with ending_with_its_code():
+            try:
+                if error is not None:
+                    raise error
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os._exit(0)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if told else 143)
 
 
 def test_the_first_line_comes_before_the_config_is_read(foundry, trainer):
@@ -240,6 +259,22 @@ def test_paths_are_shown_as_short_as_they_can_be_typed(tmp_path, monkeypatch):
 
     assert shown_path(tmp_path / "runs" / "a") == "runs/a"
     assert shown_path(tmp_path.parent) == str(tmp_path.parent)
+
+
+@pytest.mark.parametrize(("ranks", "ignored"), [("1", False), ("2", True)])
+def test_an_error_of_a_rank_is_told_whatever_its_launcher_sends(foundry, trainer, monkeypatch, ranks, ignored):
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    trainer.result = WorkerError("another process of this run ended")
+    try:
+        answer = foundry("train")
+        after = {signal.getsignal(number) for number in STOP_SIGNALS}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    assert answer.code == WorkerError.exit_code and "error: another process of this run ended" in answer.err
+    assert after == ({signal.SIG_IGN} if ignored else set(before.values()))
 
 
 def test_a_closed_terminal_does_not_end_a_training():

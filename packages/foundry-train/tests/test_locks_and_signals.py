@@ -1,5 +1,6 @@
 """One trainer per run, whatever dies; and a signal that asks before it insists."""
 
+import contextlib
 import json
 import os
 import signal
@@ -154,6 +155,21 @@ def test_a_repeated_signal_outside_the_loop_lets_the_first_one_end_the_run() -> 
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             os.kill(os.getpid(), signal.SIGTERM)  # while what was open is being closed
+
+
+def test_a_signal_takes_no_error_s_place_while_that_is_on_its_way() -> None:
+    closed = []
+
+    def close() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        closed.append(True)
+
+    with pytest.raises(ZeroDivisionError), StopSignals() as signals, contextlib.ExitStack() as stack:
+        stack.callback(close)
+        with signals.deferred():
+            1 // 0
+
+    assert closed and signals.requested == signal.SIGTERM
 
 
 def test_the_handlers_are_put_back() -> None:

@@ -19,6 +19,7 @@ within moments. So the same signal within `REPEAT_SECONDS` is no insistence.
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -136,5 +137,6 @@ class StopSignals:
             os._exit(exit_code_of(number))  # insisted on: at once, and harmless, as a crash is
         self._came = (number, now)
         self.request(number)
-        if not self._deferring:
+        # an error that is on its way out says more: of a rank whose fellow failed, which is ended by its launcher now
+        if not self._deferring and sys.exception() is None:
             self.check()

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from foundry_train.matrix import Cell
 
 RESUME = re.compile(r"auto|never|must|step=\d{1,18}")
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 ResumeOption = Annotated[
     str,
@@ -233,16 +235,28 @@ def ending_with_its_code() -> Iterator[None]:
     """
 
     def leave(number: int, _frame: FrameType | None) -> None:
+        if not is_alone() and not isinstance(sys.exception(), ImportError | None):
+            return  # as `let_the_error_be_told`, which the error reaches next; an import handles others in passing
         os.write(2, f"stopped by {signal.Signals(number).name}; run the same command again to go on\n".encode())
         os._exit(128 + number)
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-    before = {number: signal.signal(number, leave) for number in numbers}
+    before = {number: signal.signal(number, leave) for number in STOP_SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is leave:  # else an error is about to be told, see below
+                signal.signal(number, handler)
+
+
+def let_the_error_be_told() -> None:
+    """Of several ranks, ignore the stop signals from here to the end of the process.
+
+    Where one rank fails, torchrun ends the others within moments: also those that are about to say what they saw.
+    """
+    if not is_alone():
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def run_training(
@@ -269,6 +283,9 @@ def run_training(
             fork=fork,
         )
         return trainer.train()
+    except Exception:
+        let_the_error_be_told()
+        raise
     finally:
         reporter.close()
 
