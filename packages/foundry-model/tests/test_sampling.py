@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from foundry_config import ConfigError
@@ -18,6 +18,7 @@ logit_rows = st.lists(st.lists(st.floats(-20, 20), min_size=5, max_size=5), min_
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(logit_rows, st.integers(1, 5), st.integers(0, 2**20))
+@example([[0.0] * 5, [0.0] * 5, [0.0, 3.0, -5.960464477539063e-08, 0.0, -1.0]], 2, 0)
 def test_tokens_come_from_the_top_k_only(rows, top_k, seed):
     logits = torch.tensor(rows)
 

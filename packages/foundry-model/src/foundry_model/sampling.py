@@ -58,9 +58,10 @@ def draw_tokens(logits: Tensor, sampling: Sampling, generators: Sequence[torch.G
         raise NonFiniteError("the model gives logits that are NaN or infinite, so no token can be drawn from them")
     if sampling.temperature == 0:
         return logits.argmax(-1)
+    likeliest = _within_top_k(logits, sampling.top_k)  # of the logits themselves: a difference may round two to one
     # differences are at most 0, so that no temperature, however small, makes them overflow
-    scores = (logits - highest) / max(sampling.temperature, LOWEST_TEMPERATURE)
-    kept = _within_top_p(_within_top_k(scores, sampling.top_k), sampling.top_p)
+    scores = (likeliest - highest) / max(sampling.temperature, LOWEST_TEMPERATURE)
+    kept = _within_top_p(scores, sampling.top_p)
     cumulative = kept.softmax(-1).double().cpu().cumsum(-1)  # [B, V]
     uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])  # [B]
     drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
