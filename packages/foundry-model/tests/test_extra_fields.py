@@ -105,6 +105,7 @@ def test_a_rotary_setting_that_nothing_reads_is_refused(extra_config, name, rope
         {"rope_type": "dynamic", "factor": 2.0},
         {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16, "beta_fast": 32, "truncate": True},
         {"partial_rotary_factor": 0.5},
+        {"rope_type": "proportional", "factor": 2.0, "partial_rotary_factor": 0.5},
     ],
 )
 def test_rotary_settings_that_are_read_are_accepted(extra_config, rope):

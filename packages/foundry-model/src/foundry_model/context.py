@@ -2,7 +2,8 @@
 
 from typing import Any
 
-_IN_CONFIG = ("max_position_embeddings", "n_positions", "max_seq_len", "context_length")
+from foundry_model.field_names import FIELD_NAMES
+
 _OF_A_MODULE = "foundry_context"
 
 
@@ -12,7 +13,7 @@ def longest_context(model: Any) -> int | None:
     A module without a config of transformers is taken to read as many as it was built for, unless it says otherwise in
     an attribute `foundry_context` (None: any number).
     """
-    limits = [getattr(getattr(model, "config", None), name, None) for name in _IN_CONFIG]
+    limits = [getattr(getattr(model, "config", None), name, None) for name in FIELD_NAMES["max_position_embeddings"]]
     known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
     return known[0] if known else getattr(model, _OF_A_MODULE, None)
 

@@ -6,6 +6,7 @@
 Families with several kinds of layers keep one set for each kind: {full_attention: {...}, sliding_attention: {...}}.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -69,9 +70,8 @@ def unread_settings(config: Any, given: Any) -> Iterator[str]:
         read = _read_settings(config, merged)
         for name in kept if read else ():
             if name not in read:
-                hint = (
-                    "" if name in RopeParameters.__annotations__ else did_you_mean(name, RopeParameters.__annotations__)
-                )
+                known = RopeParameters.__annotations__
+                hint = "" if name in known else did_you_mean(name, known)
                 yield (
                     f"model.extra.rope_parameters.{kind}{'.' if kind else ''}{name}: rotary positions of type"
                     f" {merged['rope_type']!r} do not read it.{hint} They read: {', '.join(sorted(read - {'type'}))}"
@@ -79,14 +79,22 @@ def unread_settings(config: Any, given: Any) -> Iterator[str]:
 
 
 def _read_settings(config: Any, rope: Mapping[str, Any]) -> set[str]:
-    """What the type of some rotary settings reads, as transformers lists it; nothing where it does not."""
+    """What the type of some rotary settings reads, as transformers lists it; nothing where it does not.
+
+    To a list that leaves something out ("proportional" has no `factor`), what the function itself asks for is added.
+    """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
+
+    function = ROPE_INIT_FUNCTIONS.get(rope["rope_type"])
+    source = inspect.getsource(function) if function is not None else ""
+    asked = {name for name in RopeParameters.__annotations__ if f'"{name}"' in source}
     check = getattr(type(config), f"_validate_{rope['rope_type']}_rope_parameters", None)
     listener = _Listener()
     try:
         if check is not None:
             check(listener, dict(rope), ignore_keys=getattr(config, "ignore_keys_at_rope_validation", None))
     except _Heard as heard:
-        return {*heard.args[0], "type"}
+        return {*heard.args[0], *asked, "type"}
     return set()
 
 

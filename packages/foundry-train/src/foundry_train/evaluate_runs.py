@@ -7,6 +7,7 @@ For each checkpoint: what is missing? -> verify its files -> load it once, in fp
 published when it is finished. A checkpoint that cannot be used is reported and the others go on.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -106,8 +107,11 @@ def evaluate(
         if model.source in unfit:  # its other checkpoints would fail by the same text
             continue
         tell = _teller(progress, number * len(units), len(models) * len(units))
+        evaluate_one = functools.partial(
+            _evaluate_model, units=units, start=start, device=place, results=results, tell=tell
+        )
         try:
-            evaluated += _evaluate_there(model, units, start=start, device=place, results=results, tell=tell)
+            evaluated += _evaluate_there(model, evaluate_one)
         except (CheckpointError, NonFiniteError, DataError) as error:
             failures.append(error)
             logger.info("%s", error)
@@ -136,13 +140,7 @@ def _teller(progress: Progress | None, before: int, total: int) -> Tell:
 
 
 def _evaluate_there(
-    model: EvaluatedModel,
-    units: Sequence[Unit],
-    *,
-    start: StartChoice,
-    device: torch.device,
-    results: Path | None,
-    tell: Tell,
+    model: EvaluatedModel, evaluate_one: Callable[[EvaluatedModel], list[Evaluated]]
 ) -> list[Evaluated]:
     """Evaluate a model and write its results down; if its run removes it meanwhile, the one that we choose now instead.
 
@@ -151,7 +149,7 @@ def _evaluate_there(
 
     def evaluate_chosen(chosen: EvaluatedModel) -> list[Evaluated]:
         with reading(chosen.path):
-            return _evaluate_model(chosen, units, start=start, device=device, results=results, tell=tell)
+            return evaluate_one(chosen)
 
     try:
         again = None if model.wish in (None, ALL) else model.chosen_again
@@ -168,8 +166,8 @@ def _evaluate_there(
 
 def _evaluate_model(
     model: EvaluatedModel,
-    units: Sequence[Unit],
     *,
+    units: Sequence[Unit],
     start: StartChoice,
     device: torch.device,
     results: Path | None,

@@ -1,7 +1,7 @@
 """`foundry validate`: say whether a config can be used, and every problem at once if it cannot."""
 
 from foundry_cli.console import say
-from foundry_cli.figures import count
+from foundry_cli.figures import counted
 from foundry_cli.options import DEFAULT_CONFIG, BaseDirOption, ConfigArgument, SetOption
 
 
@@ -12,6 +12,6 @@ def validate(config: ConfigArgument = DEFAULT_CONFIG, set_: SetOption = [], base
     experiment = load_experiment(config, overrides=set_, base_dir=base_dir)
     check_experiment(experiment)
     runs = len(matrix_runs(experiment))
-    matrix = f", {count(runs)} run{'s' if runs > 1 else ''} in its matrix" if runs else ""
+    matrix = f", {counted(runs, 'run')} in its matrix" if runs else ""
     say(f"{config}: valid, experiment {experiment.config.experiment_name!r}{matrix}")
     say(f"`foundry plan {config}` shows what it adds up to")
